@@ -1,0 +1,75 @@
+# softpos. `make run` and `make test` need Python 3.11 or later, make and a package index, and nothing else.
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export SAM_CLI_TELEMETRY := 0
+# What the sandbox and the tests are must not depend on what the developer's shell exports for AWS.
+unexport AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
+
+READY := .venv/ready
+CODE := functions layers sandbox tests
+
+.PHONY: help run token test format check-format lint types template unit integration build lock clean
+
+help:
+	@echo 'make run          Nexi, AWS and the API on this machine, and one enrollment (ONCE=1: then stop)'
+	@echo 'make token        a fresh bearer token, while that runs'
+	@echo 'make test         everything that CI checks'
+	@echo 'make unit         the unit tests alone;  make integration  those against the local stack'
+	@echo 'make format       rewrite the code as make test wants it'
+	@echo 'make build        the artefacts for Lambda, in .aws-sam/build'
+	@echo 'make lock         compile the requirements anew'
+	@echo 'make clean        forget all that was made here'
+
+run: $(READY)
+	@exec python -m sandbox run
+
+token: $(READY)
+	@exec python -m sandbox token
+
+test: check-format lint types template unit integration
+
+check-format: $(READY)
+	ruff format --check $(CODE)
+
+lint: $(READY)
+	ruff check --no-fix $(CODE)
+
+types: $(READY)
+	mypy
+
+template: $(READY)
+	sam validate --lint
+
+unit: $(READY)
+	pytest tests/unit --disable-socket --allow-unix-socket
+
+integration: $(READY)
+	pytest tests/integration --allow-hosts=127.0.0.1
+
+format: $(READY)
+	ruff check --fix $(CODE)
+	ruff format $(CODE)
+
+build: $(READY)
+	sam build
+
+$(READY): requirements/uv.txt requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'softpos: $(PYTHON) is older than 3.11; choose another: make PYTHON=python3.13 …' >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+	.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/uv.txt requirements/dev.txt
+	@touch $@
+
+# Hashes and versions, and nobody's address. What ships takes its versions from what is tested.
+COMPILE := uv pip compile --quiet --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
+lock: $(READY)
+	$(COMPILE) --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) --universal --python-version 3.11 requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) --python-platform aarch64-manylinux_2_28 --python-version 3.13 --only-binary :all: \
+	  --constraint requirements/dev.txt layers/dependencies/requirements.in -o layers/dependencies/requirements.txt
+
+clean:
+	rm -rf .venv .aws-sam .mypy_cache .pytest_cache .ruff_cache

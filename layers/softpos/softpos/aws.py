@@ -1,0 +1,53 @@
+"""AWS clients: one botocore session, built on first use, bounded in time, deaf to the environment's proxies.
+
+boto3 is imported here and late: it costs more to import than everything else of ours together.
+"""
+
+import functools
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+# Both services answer in milliseconds within their region. Two attempts of at most two seconds each leave an
+# enrollment's ten seconds room for Nexi, and end well before Lambda's own timeout.
+_CONNECT_SECONDS = 1.0
+_READ_SECONDS = 1.0
+_ATTEMPTS = 2
+
+
+@overload
+def client(service: Literal["secretsmanager"]) -> "SecretsManagerClient": ...
+@overload
+def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
+def client(service: str) -> Any:
+    """The execution environment's client for `service`. `AWS_ENDPOINT_URL` is honoured."""
+    return _client(service)
+
+
+@functools.cache
+def _client(service: str) -> Any:
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        proxies={},
+    )
+    # verify=True is botocore's own bundle; None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
+    return _session().client(service, config=config, verify=True)
+
+
+@functools.cache
+def _session() -> Any:
+    import boto3
+
+    return boto3.session.Session()
+
+
+def error_code(error: Exception) -> str:
+    """AWS's code for a failed call, such as `ResourceNotFoundException`; the exception's name when AWS gave none."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code") or type(error).__name__)

@@ -1,0 +1,239 @@
+"""What Nexi knows us by: the application (client id and secret) and the developer certificate with its key.
+
+Both come from Secrets Manager, are held in memory for a few minutes, and are never printed: their `repr` shows what is
+public and nothing else.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from softpos.aws import error_code
+from softpos.errors import MisconfiguredError, SoftposError
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+SCOPES = frozenset({"openid", "oidc", "email", "profile", "phone", "address"})
+"""What Nexi lets an application ask for (Nexi, "Chiamata PAR")."""
+
+DEFAULT_SCOPE = "oidc"
+
+MAX_AGE_SECONDS = 300.0
+"""A new version of a secret is taken up by itself within this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The app logic created on Nexi's portal."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    redirect_uri: str
+    scope: str
+    """Space-separated, out of SCOPES."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The developer certificate, for mutual TLS and for the assertion's signature."""
+
+    thumbprint: str
+    """SHA-256 over the leaf's DER, in hex."""
+    subject: str
+    not_after: datetime
+    chain_pem: bytes = field(repr=False)
+    """The leaf first."""
+    key_pem: bytes = field(repr=False)
+    private_key: rsa.RSAPrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Both secrets, as they were at one moment."""
+
+    application: Application
+    certificate: Certificate
+
+
+class CredentialStore:
+    """The credentials, out of Secrets Manager, kept for MAX_AGE_SECONDS. Calls: two per refresh, none in between."""
+
+    def __init__(
+        self,
+        secrets: "SecretsManagerClient",
+        application_secret_id: str,
+        certificate_secret_id: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._secrets = secrets
+        self._application_secret_id = application_secret_id
+        self._certificate_secret_id = certificate_secret_id
+        self._now = now
+        self._held: Credentials | None = None
+        self._versions: tuple[str, str] = ("", "")
+        self._read_at = 0.0
+
+    def get(self, *, reload: bool = False) -> Credentials:
+        """The current credentials; the very same object for as long as neither secret has a new version.
+
+        Raises MisconfiguredError when a secret is missing, unreadable or malformed, and SoftposError when Secrets
+        Manager fails. Neither is remembered: the next call tries again.
+        """
+        if self._held is None or reload or not 0 <= self._now() - self._read_at < MAX_AGE_SECONDS:
+            application, application_version = self._read("APPLICATION_SECRET_ID", self._application_secret_id)
+            certificate, certificate_version = self._read("CERTIFICATE_SECRET_ID", self._certificate_secret_id)
+            versions = (application_version, certificate_version)
+            if self._held is None or versions != self._versions:
+                self._held = Credentials(parse_application(application), parse_certificate(certificate))
+                self._versions = versions
+            self._read_at = self._now()
+        return self._held
+
+    def _read(self, variable: str, secret_id: str) -> tuple[str, str]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            answer = self._secrets.get_secret_value(SecretId=secret_id)
+        except ClientError as error:
+            code = error_code(error)
+            if code in ("ResourceNotFoundException", "InvalidRequestException"):
+                raise MisconfiguredError(
+                    f"the secret that {variable} names does not exist or has no current value ({code})",
+                    "store it in Secrets Manager, in this account and region, under the name that the stack gave it",
+                ) from error
+            if code in ("AccessDeniedException", "DecryptionFailure", "ValidationException"):
+                raise MisconfiguredError(
+                    f"the secret that {variable} names cannot be read ({code})",
+                    "let the function's role call secretsmanager:GetSecretValue on it, and kms:Decrypt on its key",
+                ) from error
+            raise SoftposError(f"Secrets Manager failed for {variable} ({code})", _AWS_REMEDY) from error
+        except BotoCoreError as error:
+            raise SoftposError(f"Secrets Manager failed for {variable} ({error_code(error)})", _AWS_REMEDY) from error
+        if "SecretString" not in answer:
+            raise MisconfiguredError(f"the secret that {variable} names is binary", "store it as a JSON string")
+        return answer["SecretString"], answer["VersionId"]
+
+
+_AWS_REMEDY = "see the cause and AWS's service health; the next enrollment tries again by itself"
+
+
+def parse_application(secret: str) -> Application:
+    """The application secret: `{"client_id", "client_secret", "redirect_uri", "scope"}`, `scope` optional.
+
+    Raises MisconfiguredError.
+    """
+    where = "application secret"
+    members = _object(where, secret)
+    scope = members.get("scope")
+    scope = DEFAULT_SCOPE if scope in (None, "") else scope
+    scopes = list(dict.fromkeys(scope.split())) if isinstance(scope, str) else []
+    if not scopes or not SCOPES.issuperset(scopes):
+        raise MisconfiguredError(
+            f"{where}: scope holds something that Nexi does not offer",
+            f"use {DEFAULT_SCOPE}, or several of {' '.join(sorted(SCOPES))}, separated by spaces",
+        )
+    return Application(
+        client_id=_text(where, members, "client_id"),
+        client_secret=_text(where, members, "client_secret"),
+        redirect_uri=_text(where, members, "redirect_uri"),
+        scope=" ".join(scopes),
+    )
+
+
+def parse_certificate(secret: str) -> Certificate:
+    """The certificate secret: `{"certificate", "private_key"}`, both PEM, the certificate with its chain in any order.
+
+    Raises MisconfiguredError.
+    """
+    where = "certificate secret"
+    members = _object(where, secret)
+    chain = _certificates(where, _text(where, members, "certificate"))
+    key = _private_key(where, _text(where, members, "private_key"))
+    leaf = next((each for each in chain if each.public_key() == key.public_key()), None)
+    if leaf is None:
+        raise MisconfiguredError(
+            f"{where}: private_key belongs to none of the {len(chain)} certificates",
+            "store the key that the certificate's CSR was made with, together with that certificate",
+        )
+    chain = [leaf, *(each for each in chain if each != leaf)]
+    return Certificate(
+        thumbprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        subject=leaf.subject.rfc4514_string(),
+        not_after=leaf.not_valid_after_utc,
+        chain_pem=b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain),
+        key_pem=key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        private_key=key,
+    )
+
+
+def _certificates(where: str, pem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise MisconfiguredError(
+            f"{where}: certificate is not PEM ({_looks_like(pem)})",
+            "store what `openssl pkcs7 -print_certs` made of Nexi's .p7b, from BEGIN to END, line breaks included",
+        ) from error
+
+
+def _private_key(where: str, pem: str) -> rsa.RSAPrivateKey:
+    remedy = "store the RSA key that the CSR was made with, as PEM, unencrypted, line breaks included"
+    try:
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
+    except TypeError:
+        raise MisconfiguredError(f"{where}: private_key is encrypted with a passphrase", remedy) from None
+    except Exception:  # noqa: BLE001 - cryptography raises several; their words may quote the key, and are dropped
+        raise MisconfiguredError(
+            f"{where}: private_key is no private key in PEM ({_looks_like(pem)})", remedy
+        ) from None
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise MisconfiguredError(f"{where}: private_key is not an RSA key", remedy)
+    if key.key_size < 2048:
+        raise MisconfiguredError(f"{where}: private_key has {key.key_size} bits, Nexi wants 2048", remedy)
+    return key
+
+
+def _looks_like(pem: str) -> str:
+    """What a reader needs to see their mistake, without a character of what they stored."""
+    if "\\n" in pem:
+        return "it holds backslash-n where line breaks belong"
+    if "BEGIN PKCS7" in pem:
+        return "it is a .p7b, not yet converted"
+    if "BEGIN PUBLIC KEY" in pem:
+        return "it is a public key"
+    if "PRIVATE KEY" in pem:
+        return "it holds a private key block, cut short or garbled"
+    if "BEGIN CERTIFICATE" in pem:
+        return "it holds a certificate block, cut short or garbled"
+    return "it has no BEGIN line that could be one"
+
+
+_SHAPE_REMEDY = "store the JSON object that the README shows for this secret"
+
+
+def _object(where: str, secret: str) -> dict[str, Any]:
+    try:
+        members = json.loads(secret)
+    except (ValueError, RecursionError):
+        raise MisconfiguredError(f"{where}: not JSON", _SHAPE_REMEDY) from None
+    if not isinstance(members, dict):
+        raise MisconfiguredError(f"{where}: JSON, but not an object", _SHAPE_REMEDY)
+    return members
+
+
+def _text(where: str, members: dict[str, Any], name: str) -> str:
+    value = members.get(name)
+    if not isinstance(value, str) or not value.strip():
+        found = "missing" if name not in members else "empty" if value == "" else "not a non-empty string"
+        raise MisconfiguredError(f"{where}: {name} is {found}", f"store {name} in the {where}")
+    return value.strip()

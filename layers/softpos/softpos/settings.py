@@ -1,0 +1,84 @@
+"""The functions' environment, read once, on first use. An error names the variable, never a value."""
+
+import functools
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from softpos.errors import MisconfiguredError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the deployment decides. Holds names of secrets, no secrets."""
+
+    stage: str
+    nexi_base_url: str
+    """Also the assertion's `aud`: with scheme, without trailing slash."""
+    nexi_ca_bundle: str | None
+    """Path of the only certificate authorities to trust for Nexi; None for the system's."""
+    application_secret_id: str
+    certificate_secret_id: str
+    signing_key_id: str | None
+    """KMS key that signs the assertion; None when the certificate's own key does."""
+    terminals_table: str
+    cache_table: str
+    minimal_assertion_headers: bool
+    """Send `alg` and `enc` alone, as Nexi's samples do, without `kid`, `cty` and `typ`."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
+        """Raises MisconfiguredError for a variable that is missing or malformed."""
+
+        def required(name: str) -> str:
+            value = environ.get(name, "").strip()
+            if not value:
+                raise _wrong(name, "is not set")
+            return value
+
+        def optional(name: str) -> str | None:
+            return environ.get(name, "").strip() or None
+
+        assertion_headers = optional("ASSERTION_HEADERS") or "full"
+        if assertion_headers not in ("full", "minimal"):
+            raise _wrong("ASSERTION_HEADERS", "is neither full nor minimal")
+        return cls(
+            stage=required("STAGE"),
+            nexi_base_url=_base_url("NEXI_BASE_URL", required("NEXI_BASE_URL")),
+            nexi_ca_bundle=optional("NEXI_CA_BUNDLE"),
+            application_secret_id=required("APPLICATION_SECRET_ID"),
+            certificate_secret_id=required("CERTIFICATE_SECRET_ID"),
+            signing_key_id=optional("SIGNING_KEY_ID"),
+            terminals_table=required("TERMINALS_TABLE"),
+            cache_table=required("CACHE_TABLE"),
+            minimal_assertion_headers=assertion_headers == "minimal",
+        )
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this execution environment. A failure is not cached."""
+    return Settings.from_environment(os.environ)
+
+
+def _base_url(name: str, value: str) -> str:
+    try:
+        port = urlsplit(value).port
+    except ValueError:
+        port = 0
+    if port == 0 or not _BASE_URL.fullmatch(value):
+        raise _wrong(name, "is not https://HOST[:PORT] alone, without path and without trailing slash")
+    return value
+
+
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_BASE_URL = re.compile(rf"https://{_LABEL}(\.{_LABEL})*(:[0-9]+)?|https://\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
+
+
+def _wrong(name: str, what: str) -> MisconfiguredError:
+    return MisconfiguredError(
+        f"environment variable {name} {what}",
+        f"set {name} on the function: template.yaml does so from the stack's parameters and resources",
+    )

@@ -1,0 +1,110 @@
+"""One structured log line for each outcome, of allow-listed fields.
+
+An exception's own text goes into the log only when the exception is ours: others quote what they choked on, which may
+be a key or a token. For those, their type and place are logged.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import PurePath
+from typing import Any
+
+from aws_lambda_powertools.logging import Logger
+
+from softpos.errors import InvalidRequestError, SoftposError
+
+logger = Logger(service="softpos", use_rfc3339=True, location=None)
+
+# At DEBUG, botocore prints Secrets Manager's answers. No level set from outside may bring that about.
+for _name in ("boto3", "botocore", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.INFO)
+
+_facts: ContextVar[dict[str, Any]] = ContextVar("facts")
+
+
+def begin(**facts: Any) -> None:
+    """Start an invocation's line anew, with what is known already, so that nothing of the last one stays."""
+    _facts.set({"started": time.perf_counter(), **facts})
+
+
+def note(**facts: Any) -> None:
+    """Add fields to the invocation's line. Never a key, secret, token, assertion or `request_uri`."""
+    _facts.get({}).update(facts)
+
+
+@contextmanager
+def timed(step: str) -> Iterator[None]:
+    """Add `<step>_ms` to the invocation's line, whether the step succeeds or not; a repeated step adds up."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        facts = _facts.get({})
+        spent = (time.perf_counter() - started) * 1000
+        facts[f"{step}_ms"] = round(facts.get(f"{step}_ms", 0.0) + spent, 1)
+
+
+def succeeded(outcome: str) -> None:
+    """Write the line of an invocation that went well."""
+    logger.info(outcome, extra=_line())
+
+
+def failed(error: Exception) -> None:
+    """Write the line of one that did not: code, cause, what to do, and the chain of causes underneath."""
+    code = error.code if isinstance(error, SoftposError) else SoftposError.code
+    fields = {**_line(), "code": code, "causes": [_told(each) for each in _chain(error)]}
+    if isinstance(error, SoftposError):
+        fields["remedy"] = error.remedy
+        message = _text(error)
+    else:
+        fields["frames"] = _frames(error)
+        message = f"unexpected {type(error).__name__}"
+    # The phone's own mistakes and an operator without a terminal are no reason to wake anyone.
+    blameless = isinstance(error, InvalidRequestError) or code in ("operator_unknown", "terminal_not_assigned")
+    write = logger.warning if blameless else logger.error
+    write(message, extra=fields)
+
+
+def _line() -> dict[str, Any]:
+    facts = dict(_facts.get({}))
+    started = facts.pop("started", None)
+    if started is not None:
+        facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
+    return facts
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _text(error: SoftposError) -> str:
+    # It may hold half of a surrogate pair out of the phone's JSON, which no stream takes.
+    return str(error).encode("utf-8", "backslashreplace").decode()
+
+
+def _told(error: BaseException) -> str:
+    name = type(error).__name__
+    if isinstance(error, SoftposError):
+        return f"{name}: {_text(error)}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}"
+    frames = _frames(error)
+    return f"{name} at {frames[-1]}" if frames else name
+
+
+def _frames(error: BaseException) -> list[str]:
+    frames = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        file = "/".join(PurePath(code.co_filename).parts[-2:])
+        frames.append(f"{file}:{traceback.tb_lineno} {code.co_name}")
+        traceback = traceback.tb_next
+    return frames

@@ -1,0 +1,163 @@
+"""The whole of it: Nexi, AWS and the API, wired together by template.yaml and filled with one app and one operator."""
+
+import json
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sandbox.authority import Authority
+from sandbox.aws import Aws, client
+from sandbox.gateway import Gateway
+from sandbox.nexi import Nexi
+from sandbox.rules import App
+from sandbox.template import Template
+
+TEMPLATE = Path(__file__).parent.parent / "template.yaml"
+
+OPERATOR = "mario.rossi@example.com"
+PASSWORD = "Sandbox-1234"  # noqa: S105 - of an operator that exists on this machine alone
+POINT_OF_SALE = "00012345"
+SOFTPOS_TID = "30000001"
+MPOS_TID = "40000001"
+
+
+class PortInUseError(Exception):
+    """When a server cannot have its port."""
+
+
+class LocalStack:
+    """A context manager: inside it everything runs, outside nothing does. Port 0 means any free one."""
+
+    def __init__(
+        self,
+        *,
+        api_port: int = 0,
+        nexi_port: int = 0,
+        aws_port: int = 0,
+        log: Callable[[str, str], None] = lambda _source, _line: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._ports = {"API_PORT": api_port, "NEXI_PORT": nexi_port, "AWS_PORT": aws_port}
+        self._log = log
+        self._now = now
+        self._running = ExitStack()
+
+    def __enter__(self) -> "LocalStack":
+        with ExitStack() as starting:
+            self._start(starting)
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def _start(self, running: ExitStack) -> None:
+        self.authority = Authority()
+        self.developer = self.authority.developer("SANDBOX")
+        self.app = App(
+            client_id="sandbox-app",
+            client_secret=secrets.token_urlsafe(24),
+            redirect_uri="https://merchant.example/softpos",
+            points_of_sale={POINT_OF_SALE: {SOFTPOS_TID: "softpos", MPOS_TID: "mpos"}},
+            operators={OPERATOR},
+        )
+        self.app.register(self.developer.certificate, self.developer.thumbprint)
+        self.nexi: Nexi = self._serve(
+            running, "NEXI_PORT", lambda port: Nexi(self.authority, [self.app], port, self._now)
+        )
+        self.aws: Aws = self._serve(running, "AWS_PORT", Aws)
+
+        folder = running.enter_context(tempfile.TemporaryDirectory(prefix="softpos-"))
+        self.authority_file = Path(folder) / "nexi-ca.pem"
+        self.authority_file.write_text(self.authority.certificate_pem)
+        parameters = {"NexiBaseUrl": self.nexi.base_url, "NexiCaBundle": str(self.authority_file)}
+        self.template = Template(TEMPLATE, parameters)
+        self.aws.create(self.template)
+        self.outputs = self.template.outputs()
+        self._fill()
+        self.gateway: Gateway = self._serve(
+            running, "API_PORT", lambda port: Gateway(self.template, self.aws, self._log, port)
+        )
+
+    def _serve(self, running: ExitStack, variable: str, make: Callable[[int], Any]) -> Any:
+        port = self._ports[variable]
+        try:
+            server = make(port)
+        except OSError as error:
+            raise PortInUseError(
+                f"{variable}: port {port} on 127.0.0.1 cannot be had ({os.strerror(error.errno or 0).lower()}). "
+                f"Stop what listens there, or choose another: make run {variable}={port + 1}"
+            ) from error
+        server.start()
+        running.callback(server.stop)
+        return server
+
+    def _fill(self) -> None:
+        self.put_secret(
+            "ApplicationSecretId",
+            {
+                "client_id": self.app.client_id,
+                "client_secret": self.app.client_secret,
+                "redirect_uri": self.app.redirect_uri,
+                "scope": "oidc",
+            },
+        )
+        self.put_secret(
+            "CertificateSecretId",
+            {
+                "certificate": self.developer.certificate_pem + self.authority.certificate_pem,
+                "private_key": self.developer.key_pem,
+            },
+        )
+        self.aws.client("dynamodb").put_item(
+            TableName=self.outputs["TerminalsTableName"],
+            Item={
+                "id": {"S": f"operator#{OPERATOR}"},
+                "operator": {"S": OPERATOR},
+                "point_of_sale": {"S": POINT_OF_SALE},
+                "softpos_tid": {"S": SOFTPOS_TID},
+                "mpos_tid": {"S": MPOS_TID},
+            },
+        )
+        self.add_operator(OPERATOR)
+
+    def put_secret(self, output: str, value: dict[str, str]) -> None:
+        """Store a new version of the secret that this output of the stack names."""
+        self.aws.client("secretsmanager").put_secret_value(
+            SecretId=self.outputs[output], SecretString=json.dumps(value)
+        )
+
+    def add_operator(self, email: str) -> None:
+        """Let someone sign in, as an administrator would."""
+        cognito = self.aws.client("cognito-idp")
+        pool = self.outputs["OperatorsPoolId"]
+        attributes = [{"Name": "email", "Value": email}, {"Name": "email_verified", "Value": "true"}]
+        cognito.admin_create_user(UserPoolId=pool, Username=email, UserAttributes=attributes, MessageAction="SUPPRESS")
+        cognito.admin_set_user_password(UserPoolId=pool, Username=email, Password=PASSWORD, Permanent=True)
+
+    def token(self, email: str = OPERATOR) -> str:
+        """A bearer token: the ID token of an operator who signs in."""
+        return bearer_token(self.aws.url, email)
+
+
+def bearer_token(aws_url: str, email: str = OPERATOR) -> str:
+    """Sign in at the sandbox's AWS, wherever it was started. Raises botocore's errors."""
+    cognito = client("cognito-idp", aws_url)
+    (pool,) = cognito.list_user_pools(MaxResults=10)["UserPools"]
+    (app,) = cognito.list_user_pool_clients(UserPoolId=pool["Id"], MaxResults=10)["UserPoolClients"]
+    answer = cognito.admin_initiate_auth(
+        UserPoolId=pool["Id"],
+        ClientId=app["ClientId"],
+        AuthFlow="ADMIN_USER_PASSWORD_AUTH",
+        AuthParameters={"USERNAME": email, "PASSWORD": PASSWORD},
+    )
+    token: str = answer["AuthenticationResult"]["IdToken"]
+    return token

@@ -1,0 +1,51 @@
+"""The inside of an execution environment: loads one handler, then answers invocations until its parent goes away.
+
+Started by `environments`, as a script, with the function's folder, its handler, and two file descriptors.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+
+
+class Context:
+    """What of Lambda's context object the functions may use."""
+
+    def __init__(self, request_id: str, deadline: float) -> None:
+        self.aws_request_id = request_id
+        self.function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+        self.function_version = "$LATEST"
+        self.memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
+        self.invoked_function_arn = (
+            f"arn:aws:lambda:{os.environ['AWS_REGION']}:123456789012:function:{self.function_name}"
+        )
+        self._deadline = deadline
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Until Lambda would end the invocation."""
+        return max(0, int((self._deadline - time.time()) * 1000))
+
+
+def main() -> None:
+    folder, handler_name, reading, writing = sys.argv[1:]
+    sys.path.insert(0, folder)
+    module, _, name = handler_name.rpartition(".")
+    handler = getattr(importlib.import_module(module), name)
+    with os.fdopen(int(reading)) as invocations, os.fdopen(int(writing), "w") as replies:
+        for line in invocations:
+            invocation = json.loads(line)
+            try:
+                result = handler(invocation["event"], Context(invocation["request_id"], invocation["deadline"]))
+                reply = json.dumps({"result": result})
+            except Exception as error:  # noqa: BLE001 - as Lambda does: any error ends the invocation, not us
+                traceback.print_exc()
+                reply = json.dumps({"error": type(error).__name__})
+            sys.stdout.flush()
+            replies.write(reply + "\n")
+            replies.flush()
+
+
+main()

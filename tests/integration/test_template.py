@@ -1,0 +1,147 @@
+"""template.yaml and the sandbox say the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends import Backend, bearer
+
+from sandbox.environments import LAYER
+from sandbox.local import TEMPLATE, LocalStack
+from sandbox.template import Template, UnresolvedError
+
+VARIABLES = {
+    "NEXI_BASE_URL",
+    "NEXI_CA_BUNDLE",
+    "APPLICATION_SECRET_ID",
+    "CERTIFICATE_SECRET_ID",
+    "SIGNING_KEY_ID",
+    "TERMINALS_TABLE",
+    "CACHE_TABLE",
+    "STAGE",
+}
+
+
+@pytest.fixture
+def template() -> Template:
+    return Template(TEMPLATE, {})
+
+
+def test_every_route_of_the_template_is_served_and_guarded(api: Backend, stack: LocalStack) -> None:
+    routes = stack.template.routes()
+    assert "POST /v1/enrollments" in [route.key for route in routes]
+    for route in routes:
+        path = route.path.replace("{", "").replace("}", "").replace("+", "")
+        without = api.post(None, None, method=route.method, path=path)
+        assert without.status_code == (401 if route.authorizer else without.status_code)
+        assert without.json() != {"message": "Not Found"}
+        with_token = api.post({}, bearer(stack), method=route.method, path=path)
+        assert with_token.json() != {"message": "Not Found"}
+
+
+def test_no_route_is_served_that_the_template_does_not_have(api: Backend, stack: LocalStack) -> None:
+    wanted = {(route.method, route.path) for route in stack.template.routes()}
+    served = set()
+    for path in {path for _, path in wanted} | {"/", "/health", "/v1", "/openapi.json", "/docs"}:
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            if api.post(None, None, method=method, path=path).status_code != 404:
+                served.add((method, path))
+    assert served == wanted
+
+
+def test_every_route_has_the_operators_authorizer(template: Template) -> None:
+    assert {route.authorizer for route in template.routes()} == {"Operators"}
+
+
+def test_every_functions_environment_has_the_fixed_names_and_they_resolve(stack: LocalStack) -> None:
+    functions = stack.template.functions()
+    assert functions
+    for function in functions.values():
+        assert set(function.environment) >= VARIABLES, function.name
+        assert function.environment["NEXI_BASE_URL"] == stack.nexi.base_url
+        assert function.environment["STAGE"] == "staging"
+        assert function.environment["CACHE_TABLE"] == "softpos-CacheTable"
+        assert function.environment["TERMINALS_TABLE"] == stack.outputs["TerminalsTableName"]
+        assert function.environment["APPLICATION_SECRET_ID"] == stack.outputs["ApplicationSecretId"]
+        assert function.environment["CERTIFICATE_SECRET_ID"] == stack.outputs["CertificateSecretId"]
+
+
+def test_without_a_parameter_the_staging_stack_talks_to_nexis_staging(template: Template) -> None:
+    shared = template._body["Globals"]["Function"]["Environment"]["Variables"]
+    assert template.resolve(shared["NEXI_BASE_URL"]) == "https://stgb2bsoftpos.nexigroup.com"
+
+
+def test_every_function_outlives_the_enrollments_own_deadline(stack: LocalStack) -> None:
+    assert all(function.timeout > 10 for function in stack.template.functions().values())
+
+
+def test_every_handler_can_be_imported_from_its_folder_without_any_setting(stack: LocalStack) -> None:
+    for function in stack.template.functions().values():
+        module, _, name = function.handler.rpartition(".")
+        code = f"import {module}; assert callable({module}.{name}), {name!r}"
+        subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env={"PATH": os.defpath, "PYTHONPATH": f"{function.folder}:{LAYER}", "PYTHONDONTWRITEBYTECODE": "1"},
+            check=True,
+            timeout=30,
+        )
+
+
+def test_a_parameter_that_the_template_does_not_have_is_an_error() -> None:
+    with pytest.raises(ValueError, match="NexiBaseURL"):
+        Template(TEMPLATE, {"NexiBaseURL": "https://127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"Fn::ImportValue": "x"},
+        {"Fn::Select": [0, ["a"]]},
+        {"Fn::Transform": {"Name": "x"}},
+        {"Fn::Sub": ["${A}", {"A": "b"}]},
+        {"Ref": "NoSuchResource"},
+        {"Fn::GetAtt": ["Api", "NoSuchAttribute"]},
+        {"Fn::GetAtt": "Api.NoSuchAttribute"},
+        {"Fn::Sub": "${NoSuchResource}"},
+        [{"a": {"Fn::Cidr": []}}],
+    ],
+    ids=str,
+)
+def test_what_the_sandbox_cannot_resolve_is_an_error(value: Any, template: Template) -> None:
+    with pytest.raises(UnresolvedError):
+        template.resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "resolved"),
+    [
+        ({"Fn::Sub": "arn:${AWS::Partition}:${!Literal}"}, "arn:aws:${!Literal}"),
+        ({"Fn::Join": ["/", ["a", {"Ref": "Stage"}]]}, "a/staging"),
+        ({"Fn::If": ["HasNexiBaseUrl", "yes", "no"]}, "no"),
+        (
+            {
+                "Fn::And": [
+                    {"Fn::Equals": [{"Ref": "Stage"}, "staging"]},
+                    {"Fn::Not": [{"Condition": "HasNexiBaseUrl"}]},
+                ]
+            },
+            True,
+        ),
+        ([{"Ref": "AWS::Region"}, 1], ["eu-south-1", 1]),
+    ],
+    ids=["sub", "join", "if", "and", "list"],
+)
+def test_what_the_sandbox_knows_it_resolves_as_cloudformation_does(
+    value: Any, resolved: Any, template: Template
+) -> None:
+    assert template.resolve(value) == resolved
+
+
+def test_a_template_of_another_folder_has_its_functions_there(tmp_path: Path) -> None:
+    copy = tmp_path / "template.yaml"
+    copy.write_text(TEMPLATE.read_text())
+    functions = Template(copy, {}).resources("AWS::Serverless::Function")
+    assert set(functions) == set(Template(TEMPLATE, {}).resources("AWS::Serverless::Function"))

@@ -1,0 +1,40 @@
+from softpos.errors import (
+    InvalidRequestError,
+    MisconfiguredError,
+    NexiRejectedError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    OperatorUnknownError,
+    SoftposError,
+    TerminalNotAssignedError,
+)
+
+
+def test_codes_are_what_the_phone_was_promised() -> None:
+    codes = {error.__name__: error.code for error in SoftposError.__subclasses__()}
+    assert codes | {"SoftposError": SoftposError.code} == {
+        InvalidRequestError.__name__: "invalid_request",
+        OperatorUnknownError.__name__: "operator_unknown",
+        TerminalNotAssignedError.__name__: "terminal_not_assigned",
+        MisconfiguredError.__name__: "misconfigured",
+        NexiRejectedError.__name__: "nexi_rejected",
+        NexiUnavailableError.__name__: "nexi_unavailable",
+        NexiTimeoutError.__name__: "nexi_timeout",
+        SoftposError.__name__: "internal_error",
+    }
+
+
+def test_an_error_says_what_was_found_and_what_to_do() -> None:
+    error = NexiUnavailableError("found this", "do that", retry_after=7)
+    assert (str(error), error.remedy, error.retry_after) == ("found this", "do that", 7)
+
+
+def test_remedy_and_retry_after_may_be_left_away() -> None:
+    error = SoftposError("found this")
+    assert (error.remedy, error.retry_after) == ("", None)
+
+
+def test_an_invalid_request_names_every_wrong_member() -> None:
+    error = InvalidRequestError({"device_id": "is missing", "color": "is not known here"})
+    assert str(error) == "device_id is missing; color is not known here"
+    assert error.members == {"device_id": "is missing", "color": "is not known here"}
