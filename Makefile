@@ -10,13 +10,14 @@ unexport AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ACCESS_KEY_ID AWS_SECRET_
 READY := .venv/ready
 CODE := functions layers sandbox tests
 
-.PHONY: help run token test format check-format lint types template unit integration build lock clean
+.PHONY: help run token test format check-format lint types template unit integration soak build lock clean
 
 help:
 	@echo 'make run          Nexi, AWS and the API on this machine, and one enrollment (ONCE=1: then stop)'
 	@echo 'make token        a fresh bearer token, while that runs'
 	@echo 'make test         everything that CI checks'
 	@echo 'make unit         the unit tests alone;  make integration  those against the local stack'
+	@echo 'make soak         minutes of enrollments while everything fails at random (MINUTES, SEED, PHONES)'
 	@echo 'make format       rewrite the code as make test wants it'
 	@echo 'make build        the artefacts for Lambda, in .aws-sam/build'
 	@echo 'make lock         compile the requirements anew'
@@ -44,6 +45,10 @@ template: $(READY)
 
 unit: $(READY)
 	pytest tests/unit --disable-socket --allow-unix-socket
+
+# Minutes of every fault at random: MINUTES=3, SEED=…, PHONES=4.
+soak: $(READY)
+	@exec python -m tests.soak
 
 integration: $(READY)
 	pytest tests/integration --allow-hosts=127.0.0.1

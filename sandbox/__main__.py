@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sandbox.local import OPERATOR, LocalStack, PortInUseError, bearer_token
 
 DEVICE_ID = "a-device-id-from-the-sdk"
-PORTS = {"API_PORT": 3000, "NEXI_PORT": 8443, "AWS_PORT": 4566}
+PORTS = {"API_PORT": 3000, "NEXI_PORT": 8443, "AWS_PORT": 4566, "CONTROL_PORT": 8444}
 
 
 def main(arguments: list[str]) -> int:
@@ -42,10 +42,12 @@ def run(*, once: bool) -> int:
             print(f"  Nexi  {stack.nexi.base_url}  (its authority: {stack.authority_file})")
             print(f"  AWS   {stack.aws.url}")
             print(f"  API   {stack.gateway.url}")
+            print(f"  bad days  {stack.control.url}  (docs/sandbox.md)")
+            stack.nexi.faults.add(os.environ.get("FAULTS", ""))
             bearer = stack.token()
             status, answer, took_ms = enroll(stack.gateway.url, bearer)
             tell(stack, journal, status, answer, took_ms)
-            if status != 201 or once:
+            if once:
                 return int(status != 201)
             print("\nAnother one, with a token that is good for an hour (`make token` prints a fresh one):\n")
             print(curl(stack.gateway.url, bearer))

@@ -2,42 +2,28 @@
 
 import functools
 import io
-import logging
-import socket
+import random
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
 
+from sandbox.server import Server
 from sandbox.template import REGION, STACK, Template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
 
 
-class Aws:
-    """A running moto server on 127.0.0.1."""
+class Aws(Server):
+    """A running moto server."""
 
     def __init__(self, port: int = 0) -> None:
         """Raises OSError when the port is in use."""
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
-        application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
-        self._server = bound(port, application)
-        self.port: int = self._server.port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def start(self) -> None:
-        """Serve, in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close the port. Everything that was stored is gone."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        # An account of its own: moto keeps one store for the whole process, by account.
+        self.account = f"{random.SystemRandom().randrange(10**12):012}"
+        super().__init__(one_at_a_time(DomainDispatcherApplication(create_backend_app), self.account), port)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,28 +58,15 @@ def client(service: str, url: str) -> Any:
     return session.client(service, endpoint_url=url)
 
 
-def bound(port: int, application: Any) -> Any:
-    """A threaded WSGI server on 127.0.0.1 that says OSError when the port is in use, as werkzeug's own does not."""
-    with socket.create_server(("127.0.0.1", port), backlog=256) as listener:
-        chosen = listener.getsockname()[1]
-        return make_server(
-            "127.0.0.1", chosen, application, threaded=True, request_handler=_QuietHandler, fd=listener.fileno()
-        )
-
-
-class _QuietHandler(WSGIRequestHandler):
-    def log_request(self, *args: Any) -> None:
-        """Nothing."""
-
-
-def one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application behind a lock: in moto's threads, DynamoDB's conditional writes race."""
+def one_at_a_time(application: Callable[..., Iterable[bytes]], account: str) -> Callable[..., Iterable[bytes]]:
+    """moto, as this account, behind a lock: in its threads, DynamoDB's conditional writes race."""
     lock = threading.Lock()
 
     def locked(environ: Any, start_response: Any) -> Iterable[bytes]:
         # Read before the lock is taken, lest a client that is slow to send holds up everyone.
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
+        environ["HTTP_X_MOTO_ACCOUNT_ID"] = account
         with lock:
             return list(application(environ, start_response))
 

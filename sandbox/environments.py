@@ -133,7 +133,10 @@ class _Environment:
 
     def _read_line(self, deadline: float) -> bytes:
         while b"\n" not in self._buffer:
-            if not select.select([self._replies], [], [], max(0.0, deadline - time.time()))[0]:
+            # Not select(), which knows no descriptor beyond 1023.
+            ready = select.poll()
+            ready.register(self._replies, select.POLLIN)
+            if not ready.poll(max(0.0, deadline - time.time()) * 1000):
                 raise TimeoutError
             chunk = os.read(self._replies, 65536)
             if not chunk:

@@ -6,7 +6,6 @@ Where API Gateway answers by itself (401, 404, 413, 500), so does this, with the
 import base64
 import json
 import re
-import threading
 import time
 import urllib.request
 import uuid
@@ -20,19 +19,21 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from werkzeug import Request, Response
 
-from sandbox.aws import Aws, bound
+from sandbox.aws import Aws
 from sandbox.environments import Environments, FunctionError
-from sandbox.template import ACCOUNT, Route, Template
+from sandbox.server import Server
+from sandbox.template import Route, Template
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
-class Gateway:
+class Gateway(Server):
     """A running HTTP API on 127.0.0.1."""
 
     def __init__(self, template: Template, aws: Aws, log: Callable[[str, str], None], port: int = 0) -> None:
         """Raises OSError when the port is in use."""
         functions = template.functions()
+        self._account = aws.account
         self._environments = {
             name: Environments(function, aws.environment, log) for name, function in functions.items()
         }
@@ -41,20 +42,15 @@ class Gateway:
             name: JwtAuthorizer(*template.authorizer(name), aws.url)
             for name in {route.authorizer for route in self._routes if route.authorizer}
         }
-        self._server = bound(port, self._serve)
-        self.port: int = self._server.port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def start(self) -> None:
-        """Serve, in a thread of its own."""
-        self._thread.start()
+        super().__init__(self._serve, port)
 
     def stop(self) -> None:
         """Close the port, and end every execution environment."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().stop()
+        self.cool()
+
+    def cool(self) -> None:
+        """End every execution environment: the next invocation is a cold start."""
         for environments in self._environments.values():
             environments.stop()
 
@@ -77,7 +73,7 @@ class Gateway:
                 return _message(401, "Unauthorized", {"www-authenticate": error.challenge})
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return _message(413, "Request Entity Too Large")
-        event = _event(request, route, parameters, claims, request_id)
+        event = _event(request, route, parameters, claims, request_id, self._account)
         try:
             return _response(self._environments[route.function].invoke(event))
         except (FunctionError, KeyError, TypeError, ValueError):
@@ -145,7 +141,12 @@ class JwtAuthorizer:
 
 
 def _event(
-    request: Request, route: Route, parameters: dict[str, str], claims: dict[str, str] | None, request_id: str
+    request: Request,
+    route: Route,
+    parameters: dict[str, str],
+    claims: dict[str, str] | None,
+    request_id: str,
+    account: str,
 ) -> dict[str, Any]:
     now = datetime.now(UTC)
     query = request.query_string.decode("ascii", "replace")
@@ -159,7 +160,7 @@ def _event(
             for name in {each.lower() for each, _ in request.headers}
         },
         "requestContext": {
-            "accountId": ACCOUNT,
+            "accountId": account,
             "apiId": "sandbox",
             "domainName": request.host,
             "domainPrefix": "sandbox",

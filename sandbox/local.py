@@ -13,6 +13,7 @@ from typing import Any
 
 from sandbox.authority import Authority
 from sandbox.aws import Aws, client
+from sandbox.control import Control
 from sandbox.gateway import Gateway
 from sandbox.nexi import Nexi
 from sandbox.rules import App
@@ -40,10 +41,11 @@ class LocalStack:
         api_port: int = 0,
         nexi_port: int = 0,
         aws_port: int = 0,
+        control_port: int = 0,
         log: Callable[[str, str], None] = lambda _source, _line: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._ports = {"API_PORT": api_port, "NEXI_PORT": nexi_port, "AWS_PORT": aws_port}
+        self._ports = {"API_PORT": api_port, "NEXI_PORT": nexi_port, "AWS_PORT": aws_port, "CONTROL_PORT": control_port}
         self._log = log
         self._now = now
         self._running = ExitStack()
@@ -73,13 +75,14 @@ class LocalStack:
         self.nexi: Nexi = self._serve(
             running, "NEXI_PORT", lambda port: Nexi(self.authority, [self.app], port, self._now)
         )
+        self.control: Control = self._serve(running, "CONTROL_PORT", lambda port: Control(self.nexi, port))
         self.aws: Aws = self._serve(running, "AWS_PORT", Aws)
 
         folder = running.enter_context(tempfile.TemporaryDirectory(prefix="softpos-"))
         self.authority_file = Path(folder) / "nexi-ca.pem"
         self.authority_file.write_text(self.authority.certificate_pem)
         parameters = {"NexiBaseUrl": self.nexi.base_url, "NexiCaBundle": str(self.authority_file)}
-        self.template = Template(TEMPLATE, parameters)
+        self.template = Template(TEMPLATE, parameters, self.aws.account)
         self.aws.create(self.template)
         self.outputs = self.template.outputs()
         self._fill()

@@ -4,6 +4,7 @@ Its log says of each rejected call which rule was broken; `calls` keeps the last
 """
 
 import contextlib
+import http.client
 import http.server
 import json
 import logging
@@ -13,9 +14,10 @@ import ssl
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 from cryptography import x509
@@ -24,6 +26,7 @@ from joserfc.jwk import RSAKey
 
 from sandbox import rules
 from sandbox.authority import Authority
+from sandbox.faults import AFTER, BEFORE, Faults, HungUpError
 from sandbox.rules import App, BrokenRuleError
 
 log = logging.getLogger("nexi")
@@ -33,6 +36,7 @@ ENDPOINTS = {
     ("GET", "/softpos/par/jwks.json"): "keys",
     ("POST", "/softpos/as/par"): "par",
 }
+AUTHORIZATION_FIELDS = {"client_assertion", "client_id", "scope", "redirect_uri"}
 TOKEN_SECONDS = 3600
 REQUEST_URI_SECONDS = 90
 MAX_BODY_BYTES = 64 * 1024
@@ -62,11 +66,12 @@ class _Token:
 class _State:
     tokens: dict[str, _Token] = field(default_factory=dict)
     seen_jtis: dict[str, float] = field(default_factory=dict)
+    observed_jtis: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Nexi:
-    """A running server. `now` is its clock."""
+    """A running server. Its clock is `now`, off by `clock_offset` seconds."""
 
     def __init__(
         self,
@@ -77,9 +82,16 @@ class Nexi:
     ) -> None:
         """Binds 127.0.0.1; raises OSError when the port is in use."""
         self.apps = apps
-        self.now = now
+        self._now = now
+        self.clock_offset = 0.0
         self.calls: deque[Call] = deque(maxlen=10_000)
+        self.counts: Counter[str] = Counter()
+        """`call <endpoint>`, `connection`, `handshake`, `handshake refused`, `reject <rule>`, `fault <kind>`, and
+        `jti twice`: assertions that came again, whatever became of the call that they came with first."""
+        self.faults = Faults()
         self.token_seconds: int | str = TOKEN_SECONDS
+        self.token_answer: dict[str, Any] = {}
+        """Replaces members of the token endpoint's answers; None takes one away."""
         self._state = _State()
         self._signing_key = RSAKey.generate_key(2048, {"kid": f"sig-{secrets.token_hex(4)}", "use": "sig"})
         self._encryption_keys = [_encryption_key(), _encryption_key()]
@@ -92,12 +104,17 @@ class Nexi:
         self.base_url = f"https://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
+    def now(self) -> float:
+        """What time it is here, in Unix seconds."""
+        return self._now() + self.clock_offset
+
     def start(self) -> None:
         """Serve, in a thread of its own."""
         self._thread.start()
 
     def stop(self) -> None:
         """Close the port and every connection."""
+        self._server.stopping.set()
         self._server.shutdown()
         self._thread.join()
         self._server.close_connections()
@@ -138,17 +155,16 @@ class Nexi:
         with self._state.lock:
             expires_at = self.now() + int(self.token_seconds)
             self._state.tokens[token] = _Token(app.client_id, thumbprint, expires_at)
-        return {"access_token": token, "token_type": "Bearer", "expires_in": self.token_seconds}
+        answer = {"access_token": token, "token_type": "Bearer", "expires_in": self.token_seconds, **self.token_answer}
+        return {name: value for name, value in answer.items() if value is not None}
 
     def _authorize(
         self, app: App, certificate: x509.Certificate, thumbprint: str, headers: Any, body: bytes
     ) -> tuple[int, dict[str, Any], dict[str, Any]]:
         self._check_token(app, thumbprint, headers["Authorization"] or "")
-        wanted = {"client_assertion", "client_id", "scope", "redirect_uri"}
-        fields = rules.form(headers["Content-Type"], body, wanted)
+        fields = rules.form(headers["Content-Type"], body, AUTHORIZATION_FIELDS)
         rules.authorization_request(fields, app)
-        keys = {str(key.kid): key for key in self._encryption_keys}
-        claims = rules.open_assertion(fields["client_assertion"], keys, certificate)
+        claims = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), certificate)
         try:
             rules.check_claims(claims, app, self.base_url, self.now())
             self._check_jti(claims)
@@ -171,6 +187,21 @@ class Nexi:
         if self.now() >= token.expires_at:
             raise rules.unauthorized("token-expired", f"{self.now() - token.expires_at:.1f} s ago")
 
+    def observe(self, certificate: x509.Certificate, headers: Any, body: bytes) -> None:
+        """Take note of the `jti` of an assertion before anything goes wrong with its call."""
+        try:
+            fields = rules.form(headers["Content-Type"], body, AUTHORIZATION_FIELDS)
+            jti = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), certificate).get("jti")
+        except BrokenRuleError:
+            return
+        with self._state.lock:
+            if jti in self._state.observed_jtis:
+                self.counts["jti twice"] += 1
+            self._state.observed_jtis.add(str(jti))
+
+    def _keys_by_kid(self) -> dict[str, RSAKey]:
+        return {str(key.kid): key for key in self._encryption_keys}
+
     def _check_jti(self, claims: dict[str, Any]) -> None:
         with self._state.lock:
             if claims["jti"] in self._state.seen_jtis:
@@ -190,12 +221,14 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], nexi: Nexi, context: ssl.SSLContext) -> None:
         self.nexi = nexi
         self.context = context
+        self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
-        super().__init__(address, _Handler)
+        super().__init__(address, Handler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         # In the connection's own thread, so that a client that is slow to shake hands holds up nobody else.
+        self.nexi.counts["connection"] += 1
         request.settimeout(IDLE_SECONDS)
         secured = self.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
         with self._open_lock:
@@ -203,13 +236,15 @@ class _Server(http.server.ThreadingHTTPServer):
         try:
             try:
                 secured.do_handshake()
+                self.nexi.counts["handshake"] += 1
             except OSError as error:
+                self.nexi.counts["handshake refused"] += 1
                 log.warning("TLS      rule=%s: %s", *_handshake_rule(error))
                 _hang_up(secured)
                 return
             super().finish_request(secured, client_address)
-        except OSError:
-            log.info("a client went away")
+        except (OSError, HungUpError):
+            log.debug("a connection ended before its time")
         finally:
             with self._open_lock:
                 self._open.discard(secured)
@@ -224,12 +259,8 @@ class _Server(http.server.ThreadingHTTPServer):
         log.exception("the sandbox's Nexi itself failed")
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body in one segment: two of them meet Nagle's algorithm and a delayed acknowledgement, 40 ms a call.
-    wbufsize = -1
-    server_version = "sandbox"
-    sys_version = ""
     server: _Server
 
     def do_GET(self) -> None:
@@ -243,18 +274,34 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         began_at = nexi.now()
         endpoint = ENDPOINTS.get((self.command, self.path), "none")
         rule, claims = None, None
+        nexi.counts[f"call {endpoint}"] += 1
+        fault = nexi.faults.take(endpoint) if endpoint != "none" else None
         try:
             body = self._body()
+            if endpoint == "par":
+                nexi.observe(self._certificate(), self.headers, body)
+            if fault is not None:
+                nexi.counts[f"fault {fault.kind}"] += 1
+                log.info("%-8s fault=%s", endpoint, fault.kind)
+            instead = BEFORE[fault.kind](nexi, self, fault.number) if fault and fault.kind in BEFORE else None
+            if instead is not None:
+                self.send(*instead)
+                return
             if endpoint == "none":
                 raise BrokenRuleError("endpoint", f"{self.command} {self.path}", 404, {"message": "Not found."})
             status, answer, claims = nexi.answer(endpoint, self._certificate(), self.headers, body)
         except BrokenRuleError as broken:
             status, answer, rule, claims = broken.status, broken.body, broken.rule, broken.claims
+            nexi.counts[f"reject {rule}"] += 1
             log.warning("%-8s %s rule=%s", endpoint, status, broken)
         else:
             log.info("%-8s %s", endpoint, status)
         nexi.calls.append(Call(endpoint, status, rule, claims, began_at, nexi.now()))
-        self._send(status, json.dumps(answer).encode())
+        payload = json.dumps(answer).encode()
+        if fault is not None and fault.kind in AFTER:
+            AFTER[fault.kind](self, status, payload, fault.number)
+        else:
+            self.send(status, payload)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
@@ -271,17 +318,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         der = self.connection.getpeercert(binary_form=True)
         return x509.load_der_x509_certificate(der)
 
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json;charset=UTF-8")
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """A whole answer, in one segment: two would meet Nagle and a delayed acknowledgement, at 40 ms a call."""
+        self.wfile.write(self.message(status, body, headers))
         self.wfile.flush()
 
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        return super().date_time_string(self.server.nexi.now() if timestamp is None else timestamp)
+    def message(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> bytes:
+        """The bytes of an answer."""
+        lines = {
+            "Content-Type": "application/json;charset=UTF-8",
+            "Cache-Control": "no-store",
+            "Content-Length": str(len(body)),
+            "Date": formatdate(self.server.nexi.now(), usegmt=True),
+            **(headers or {}),
+        }
+        reason = http.client.responses.get(status, "Unknown")
+        head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return head.encode("latin-1") + b"\r\n" + body
 
     def log_message(self, *args: Any) -> None:
         """Nothing: `_answer` says more."""

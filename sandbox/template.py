@@ -12,12 +12,10 @@ from typing import Any
 from samtranslator.yaml_helper import yaml_parse
 
 REGION = "eu-south-1"
-ACCOUNT = "123456789012"
 STACK = "softpos"
 
 PSEUDO_PARAMETERS = {
     "AWS::Region": REGION,
-    "AWS::AccountId": ACCOUNT,
     "AWS::StackName": STACK,
     "AWS::Partition": "aws",
     "AWS::URLSuffix": "amazonaws.com",
@@ -54,7 +52,7 @@ class Function:
 class Template:
     """template.yaml, with parameters given and, one by one, the names of the resources that exist."""
 
-    def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, parameters: Mapping[str, str], account: str = "123456789012") -> None:
         self._root = path.parent
         self._body = yaml_parse(path.read_text())
         declared = self._body["Parameters"]
@@ -62,7 +60,7 @@ class Template:
         if unknown:
             raise ValueError(f"template.yaml has no parameters {sorted(unknown)}")
         given = {name: parameters.get(name, each.get("Default")) for name, each in declared.items()}
-        self._values: dict[str, Any] = {**PSEUDO_PARAMETERS, **given}
+        self._values: dict[str, Any] = {**PSEUDO_PARAMETERS, "AWS::AccountId": account, **given}
         self._attributes: dict[tuple[str, str], Any] = {}
 
     def resources(self, kind: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from softpos import enrollment, problems, telemetry, terminals
-from softpos.deadline import Deadline
 from softpos.errors import InvalidRequestError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -18,8 +17,8 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
         email = terminals.operator_email(gateway["authorizer"]["jwt"]["claims"])
         device_id = _device_id(problems.json_object(event.get("body"), event.get("isBase64Encoded", False)))
-        deadline = Deadline(min(enrollment.DEADLINE_SECONDS, context.get_remaining_time_in_millis() / 1000 - 1))
-        pushed = enrollment.service().enroll(email, device_id, deadline)
+        deadline = enrollment.deadline_within(context.get_remaining_time_in_millis())
+        pushed = enrollment.service().enroll(email, device_id, deadline, _idempotency_key(event["headers"]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the phone gets a problem and the log gets the cause
         return problems.problem(error, gateway["requestId"])
     telemetry.succeeded("enrollment pushed")
@@ -27,6 +26,13 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     return problems.response(
         201, {"request_uri": pushed.request_uri, "expires_in": pushed.expires_in, "expires_at": expires_at}
     )
+
+
+def _idempotency_key(headers: dict[str, str]) -> str | None:
+    key = headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(r"[ -~]{1,255}", key):
+        raise InvalidRequestError({"Idempotency-Key": "is not 1 to 255 printable ASCII characters"})
+    return key
 
 
 def _device_id(body: dict[str, Any]) -> str:

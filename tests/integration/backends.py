@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,8 @@ class Backend:
     stack: LocalStack
     url: str
     lines: Lines
+    cool: Callable[[], None] = lambda: None
+    """Ends the execution environments, so that the next invocation is a cold start."""
 
     def post(
         self,
@@ -94,7 +96,7 @@ def backend(stack: LocalStack, environment: dict[str, str] | None = None, **chan
     gateway = Gateway(template, stack.aws, lambda _source, line: lines.add(line))
     gateway.start()
     try:
-        yield Backend(stack, gateway.url, lines)
+        yield Backend(stack, gateway.url, lines, gateway.cool)
     finally:
         gateway.stop()
 

@@ -23,7 +23,7 @@ from lines import Lines
 from sandbox.aws import client
 
 ROOT = Path(__file__).parent.parent.parent
-PORTS = ("API_PORT", "NEXI_PORT", "AWS_PORT")
+PORTS = ("API_PORT", "NEXI_PORT", "AWS_PORT", "CONTROL_PORT")
 STEPS = ["terminals", "token", "keys", "assertion", "PAR"]
 CLAIMS = {
     "appId",
@@ -112,7 +112,7 @@ def start() -> Iterator[Callable[..., Run]]:
 
 def free_ports() -> dict[str, str]:
     with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
         numbers = [str(server.getsockname()[1]) for server in servers]
     return dict(zip(PORTS, numbers, strict=True))
 
@@ -237,7 +237,7 @@ sandbox.local.LocalStack._fill = fill_and_forget
 sys.argv = ["sandbox", "run"]
 runpy.run_module("sandbox", run_name="__main__")
 """
-NO_PORTS = {"API_PORT": "three thousand", "NEXI_PORT": "65536", "AWS_PORT": "0"}
+NO_PORTS = {"API_PORT": "three thousand", "NEXI_PORT": "65536", "AWS_PORT": "0", "CONTROL_PORT": "-1"}
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """Whom the layer's HTTPS session trusts, what it ignores, and when it stops: against small, real TLS servers."""
 
+import gzip
 import json
 import socket
 import ssl
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -14,6 +16,7 @@ import pytest
 from servers import FakeNexi, Request, Server, TlsServer, read_request, reply
 
 from sandbox.authority import Authority, Issued
+from softpos import mutual_tls
 from softpos.credentials import Certificate, parse_certificate
 from softpos.deadline import Deadline
 from softpos.errors import MisconfiguredError, NexiTimeoutError, NexiUnavailableError, SoftposError
@@ -356,3 +359,60 @@ def test_a_port_where_nobody_listens_is_unavailable(peer: Peer) -> None:
         short.enter_context(server)
     with pytest.raises(NexiUnavailableError):
         peer.session().send("GET", f"https://127.0.0.1:{server.port}", Deadline(LONG))
+
+
+# ---------------------------------------------------------------- what it keeps from one request to the next
+
+
+def test_no_cookie_is_kept(peer: Peer) -> None:
+    server = peer.nexi(reply("200 OK", b"{}", [("Set-Cookie", "session=1; Path=/")]))
+    session = peer.session()
+    for _ in range(2):
+        session.send("GET", server.url, Deadline(LONG))
+    assert "cookie" not in server.requests[1].headers
+
+
+def test_after_an_error_no_connection_of_that_age_is_used(peer: Peer) -> None:
+    good, session = peer.nexi(), peer.session()
+    session.send("GET", good.url, Deadline(LONG))
+    with pytest.raises(NexiUnavailableError):
+        session.send("GET", peer.rude(lambda connection: read_request(connection) and None).url, Deadline(LONG))
+    assert session.send("GET", good.url, Deadline(LONG)).status == 200
+    assert good.connections == 2
+
+
+@pytest.mark.parametrize(("step", "connections"), [(49, 1), (51, 2), (-1, 2)], ids=["recent", "idle", "clock-back"])
+def test_a_connection_that_was_idle_is_not_used_again(peer: Peer, step: float, connections: int) -> None:
+    wall = [1_800_000_000.0]
+    session = MutualTlsSession(peer.certificate, str(peer.bundle), lambda: wall[0])
+    peer.running.callback(session.close)
+    server = peer.nexi()
+    session.send("GET", server.url, Deadline(LONG))
+    wall[0] += step
+    session.send("GET", server.url, Deadline(LONG))
+    assert server.connections == connections
+
+
+def test_a_deadline_is_forgotten_with_its_request(peer: Peer) -> None:
+    peer.session().send("GET", peer.nexi().url, Deadline(LONG))
+    assert mutual_tls._deadline.get(None) is None
+
+
+def test_a_redirects_body_is_neither_read_nor_decompressed(peer: Peer) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    headers = [("Location", "https://127.0.0.1:1/"), ("Content-Encoding", "gzip")]
+    server = peer.nexi(reply("302 Found", bomb, headers))
+    session = peer.session()
+    tracemalloc.start()
+    try:
+        answer = session.send("GET", server.url, Deadline(LONG))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status == 302
+    assert peak < 2_000_000
+
+
+def test_a_redirect_to_nowhere_is_an_answer_like_any_other(peer: Peer) -> None:
+    server = peer.nexi(reply("302 Found", b"", [("Location", "https://[::1")]))
+    assert peer.session().send("GET", server.url, Deadline(LONG)).status == 302

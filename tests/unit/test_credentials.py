@@ -18,6 +18,8 @@ from unit_support import Clock, RsaPair
 from sandbox.authority import Authority, Issued
 from softpos.credentials import (
     MAX_AGE_SECONDS,
+    MIN_AGE_SECONDS,
+    RETRY_SECONDS,
     SCOPES,
     Application,
     Certificate,
@@ -436,10 +438,14 @@ class TestTheStore:
         store.get()
         assert len(secrets.reads) == 6
 
-    def test_reload_reads_however_young_they_are(self, store: CredentialStore, secrets: Secrets) -> None:
-        store.get()
+    def test_reload_reads_before_they_are_old_but_not_at_every_call(
+        self, store: CredentialStore, secrets: Secrets, clock: Clock
+    ) -> None:
+        first = store.get()
         secrets.put("application", json.dumps({**APPLICATION, "client_id": "new-id"}), "v2")
         assert store.get().application.client_id == "app-id"
+        assert store.get(reload=True) is first
+        clock.now += MIN_AGE_SECONDS
         assert store.get(reload=True).application.client_id == "new-id"
         assert store.get().application.client_id == "new-id"
 
@@ -462,17 +468,18 @@ class TestTheStore:
         secrets.failure = None
         assert store.get().application.client_id == "app-id"
 
-    def test_a_failed_refresh_is_tried_again_at_once(
+    def test_what_is_held_serves_while_a_refresh_fails_and_it_is_soon_tried_again(
         self, store: CredentialStore, secrets: Secrets, clock: Clock
     ) -> None:
         first = store.get()
         clock.now += MAX_AGE_SECONDS
         secrets.failure = NoCredentialsError()
-        with pytest.raises(SoftposError):
-            store.get()
+        assert store.get() is first
         secrets.failure = None
         secrets.put("application", json.dumps({**APPLICATION, "client_id": "new-id"}), "v2")
-        assert store.get() is not first
+        assert store.get() is first
+        clock.now += RETRY_SECONDS
+        assert store.get().application.client_id == "new-id"
 
     def test_a_malformed_version_is_not_remembered(self, store: CredentialStore, secrets: Secrets) -> None:
         good, _ = secrets.stored["certificate"]
@@ -483,16 +490,42 @@ class TestTheStore:
         secrets.put("certificate", good, "v3")
         assert store.get().application.client_id == "app-id"
 
-    def test_a_malformed_new_version_is_told_until_it_is_mended(
+    def test_after_a_failure_that_is_over_they_are_held_as_long_as_ever(
         self, store: CredentialStore, secrets: Secrets, clock: Clock
     ) -> None:
         store.get()
+        clock.now += MAX_AGE_SECONDS
+        secrets.failure = NoCredentialsError()
+        store.get()
+        secrets.failure = None
+        clock.now += RETRY_SECONDS
+        store.get()
+        reads = len(secrets.reads)
+        clock.now += MAX_AGE_SECONDS - 1
+        store.get()
+        assert len(secrets.reads) == reads
+
+    def test_a_malformed_new_version_is_told_of_at_every_try(
+        self, store: CredentialStore, secrets: Secrets, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counted: list[str] = []
+        monkeypatch.setattr("softpos.credentials.telemetry.count", counted.append)
+        store.get()
+        secrets.put("application", "{}", "v2")
+        for age in (MAX_AGE_SECONDS, RETRY_SECONDS, RETRY_SECONDS):
+            clock.now += age
+            store.get()
+        assert counted == ["SecretsFailed"] * 3
+
+    def test_a_malformed_new_version_does_not_replace_a_good_one(
+        self, store: CredentialStore, secrets: Secrets, clock: Clock
+    ) -> None:
+        first = store.get()
         secrets.put("application", "{}", "v2")
         clock.now += MAX_AGE_SECONDS
-        for _ in range(2):
-            with pytest.raises(MisconfiguredError, match="client_id is missing"):
-                store.get()
+        assert store.get() is first
         secrets.put("application", json.dumps({**APPLICATION, "client_id": "new-id"}), "v3")
+        clock.now += RETRY_SECONDS
         assert store.get().application.client_id == "new-id"
 
 

@@ -64,7 +64,9 @@ class FakeEnrollment:
     enrolled: list[tuple[str, str]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def enroll(self, email: str, device_id: str, deadline: Deadline) -> PushedAuthorization:
+    def enroll(
+        self, email: str, device_id: str, deadline: Deadline, idempotency_key: str | None = None
+    ) -> PushedAuthorization:
         self.seconds.append(deadline.remaining())
         if self.failure is not None:
             raise self.failure

@@ -1,4 +1,6 @@
 from softpos.errors import (
+    EnrollmentInProgressError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     MisconfiguredError,
     NexiRejectedError,
@@ -16,6 +18,8 @@ def test_codes_are_what_the_phone_was_promised() -> None:
         InvalidRequestError.__name__: "invalid_request",
         OperatorUnknownError.__name__: "operator_unknown",
         TerminalNotAssignedError.__name__: "terminal_not_assigned",
+        IdempotencyKeyReusedError.__name__: "idempotency_key_reused",
+        EnrollmentInProgressError.__name__: "enrollment_in_progress",
         MisconfiguredError.__name__: "misconfigured",
         NexiRejectedError.__name__: "nexi_rejected",
         NexiUnavailableError.__name__: "nexi_unavailable",

@@ -10,7 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from unit_support import RsaPair
 
-from softpos.errors import NexiRejectedError
+from softpos.errors import NexiUnavailableError
 from softpos.jwks import EncryptionKey, choose_key
 
 
@@ -166,7 +166,7 @@ UNFIT = [
 def test_a_key_that_breaks_a_rule_is_refused_and_the_rule_named(
     jwk: dict[str, Any], members: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(NexiRejectedError, match=rf"holds no key to encrypt to \(key 0 {reason}\)"):
+    with pytest.raises(NexiUnavailableError, match=rf"holds no key to encrypt to \(key 0 {reason}\)"):
         choose_key(document({**jwk, **members}))
 
 
@@ -174,29 +174,29 @@ def test_a_key_that_breaks_a_rule_is_refused_and_the_rule_named(
     ("name", "reason"), [("kty", "is not RSA"), ("n", "has no base64url in n"), ("e", "has no base64url in e")]
 )
 def test_a_key_that_lacks_a_required_member_is_refused(jwk: dict[str, Any], name: str, reason: str) -> None:
-    with pytest.raises(NexiRejectedError, match=f"key 0 {reason}"):
+    with pytest.raises(NexiUnavailableError, match=f"key 0 {reason}"):
         choose_key(document(without(jwk, name)))
 
 
 @pytest.mark.parametrize("junk", [None, 7, "key", [], True], ids=repr)
 def test_an_entry_that_is_no_object_is_refused(junk: Any) -> None:
-    with pytest.raises(NexiRejectedError, match="key 0 is not RSA"):
+    with pytest.raises(NexiUnavailableError, match="key 0 is not RSA"):
         choose_key(document(junk))
 
 
 def test_every_unfit_key_is_told_by_its_place(jwk: dict[str, Any]) -> None:
-    with pytest.raises(NexiRejectedError, match=r"\(key 0 is not for encryption \(use\); key 1 is not RSA\)"):
+    with pytest.raises(NexiUnavailableError, match=r"\(key 0 is not for encryption \(use\); key 1 is not RSA\)"):
         choose_key(document({**jwk, "use": "sig"}, {}))
 
 
 def test_a_private_part_is_never_shown(jwk: dict[str, Any]) -> None:
-    with pytest.raises(NexiRejectedError) as caught:
+    with pytest.raises(NexiUnavailableError) as caught:
         choose_key(document({**jwk, "d": "c2VjcmV0LWV4cG9uZW50"}))
     assert "c2VjcmV0LWV4cG9uZW50" not in f"{caught.value} {caught.value.remedy}"
 
 
 def test_a_set_of_very_many_unfit_keys_makes_no_endless_message() -> None:
-    with pytest.raises(NexiRejectedError) as caught:
+    with pytest.raises(NexiUnavailableError) as caught:
         choose_key(document(*[{}] * 10_000))
     assert len(str(caught.value)) < 4096
 
@@ -221,12 +221,12 @@ NO_SET = [
 
 @pytest.mark.parametrize("answer", NO_SET)
 def test_what_is_no_set_is_refused(answer: bytes) -> None:
-    with pytest.raises(NexiRejectedError, match="answered with no JWK set"):
+    with pytest.raises(NexiUnavailableError, match="answered with no JWK set"):
         choose_key(answer)
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(NexiRejectedError, match="holds no key to encrypt to"):
+    with pytest.raises(NexiUnavailableError, match="holds no key to encrypt to"):
         choose_key(document())
 
 
@@ -253,7 +253,7 @@ ALMOST_KEYS = st.fixed_dictionaries(
 def assert_nothing_but_a_fit_key_or_our_error(answer: bytes) -> None:
     try:
         numbers = choose_key(answer).public_key.public_numbers()
-    except NexiRejectedError as error:
+    except NexiUnavailableError as error:
         assert len(str(error)) < 10_000  # noqa: PT017 - the other outcome is fine, too
     else:
         assert 2048 <= numbers.n.bit_length() <= 8192

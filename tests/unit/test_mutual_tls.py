@@ -27,7 +27,13 @@ from sandbox.authority import Authority, Issued
 from softpos import mutual_tls
 from softpos.credentials import Certificate
 from softpos.deadline import Deadline
-from softpos.errors import MisconfiguredError, NexiTimeoutError, NexiUnavailableError, SoftposError
+from softpos.errors import (
+    CredentialsRefusedError,
+    MisconfiguredError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    SoftposError,
+)
 from softpos.mutual_tls import MutualTlsSession
 
 URL = "https://nexi.example/softpos/as/par"
@@ -417,13 +423,13 @@ class TestWhatBecomesOfFailures:
             ),
             pytest.param(
                 wrapped(tls_error("TLSV1_ALERT_UNKNOWN_CA")),
-                MisconfiguredError,
+                CredentialsRefusedError,
                 "Nexi ended the handshake (TLSV1_ALERT_UNKNOWN_CA)",
                 id="an-alert-for-an-unknown-issuer",
             ),
             pytest.param(
                 wrapped(tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED")),
-                MisconfiguredError,
+                CredentialsRefusedError,
                 "Nexi ended the handshake (TLSV13_ALERT_CERTIFICATE_REQUIRED)",
                 id="an-alert-for-no-certificate",
             ),

@@ -9,12 +9,16 @@ import pytest
 
 from softpos import problems
 from softpos.errors import (
+    CredentialsRefusedError,
+    EnrollmentInProgressError,
+    IdempotencyKeyReusedError,
     InvalidRequestError,
     MisconfiguredError,
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
     OperatorUnknownError,
+    OutOfTimeError,
     SoftposError,
     TerminalNotAssignedError,
 )
@@ -23,10 +27,14 @@ DOCUMENTED = [
     pytest.param(InvalidRequestError({"device_id": "is missing"}), "invalid_request", 400, id="invalid_request"),
     pytest.param(OperatorUnknownError("s3cr3t"), "operator_unknown", 403, id="operator_unknown"),
     pytest.param(TerminalNotAssignedError("s3cr3t"), "terminal_not_assigned", 409, id="terminal_not_assigned"),
+    pytest.param(IdempotencyKeyReusedError("s3cr3t"), "idempotency_key_reused", 422, id="idempotency_key_reused"),
+    pytest.param(EnrollmentInProgressError("s3cr3t"), "enrollment_in_progress", 409, id="enrollment_in_progress"),
+    pytest.param(CredentialsRefusedError("s3cr3t", "s3cr3t"), "misconfigured", 500, id="credentials-refused"),
     pytest.param(NexiRejectedError("s3cr3t", "s3cr3t"), "nexi_rejected", 502, id="nexi_rejected"),
     pytest.param(MisconfiguredError("s3cr3t", "s3cr3t"), "misconfigured", 500, id="misconfigured"),
     pytest.param(NexiUnavailableError("s3cr3t", "s3cr3t"), "nexi_unavailable", 503, id="nexi_unavailable"),
     pytest.param(NexiTimeoutError("s3cr3t", "s3cr3t"), "nexi_timeout", 504, id="nexi_timeout"),
+    pytest.param(OutOfTimeError("s3cr3t"), "nexi_timeout", 504, id="out-of-time"),
     pytest.param(SoftposError("s3cr3t", "s3cr3t"), "internal_error", 500, id="internal_error"),
     pytest.param(RuntimeError("s3cr3t"), "internal_error", 500, id="anything-else"),
 ]
@@ -51,12 +59,14 @@ class TestTheTable:
         assert {each.code for each in family()} == set(problems._PROBLEMS)
 
     def test_the_whole_family_is_among_the_rows_above(self) -> None:
-        assert {type(each.values[0]) for each in DOCUMENTED} >= set(family())
+        assert {type(each.values[0]) for each in DOCUMENTED} >= {
+            each for each in family() if each.__module__ == SoftposError.__module__
+        }
 
     @pytest.mark.parametrize(("error", "code", "status"), DOCUMENTED)
     def test_only_where_trying_again_may_help_is_it_said_when(self, error: Exception, code: str, status: int) -> None:
         headers = problems.problem(error, "request-1")["headers"]
-        assert ("retry-after" in headers) == (code in ("nexi_unavailable", "nexi_timeout"))
+        assert ("retry-after" in headers) == (code in ("nexi_unavailable", "nexi_timeout", "enrollment_in_progress"))
         assert headers.get("retry-after", "5").isdigit()
 
     def test_an_error_may_say_itself_when_to_try_again(self) -> None:

@@ -10,29 +10,36 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# Both services answer in milliseconds within their region. Two attempts of at most two seconds each leave an
-# enrollment's ten seconds room for Nexi, and end well before Lambda's own timeout.
+# Both services answer in milliseconds within their region. Two attempts leave an enrollment's ten seconds room for
+# Nexi, and end well before Lambda's own timeout.
+_ATTEMPTS = 2
 _CONNECT_SECONDS = 1.0
 _READ_SECONDS = 1.0
-_ATTEMPTS = 2
+
+# For what an enrollment can do without: the cache.
+_HASTY_CONNECT_SECONDS = 0.3
+_HASTY_READ_SECONDS = 0.5
 
 
 @overload
 def client(service: Literal["secretsmanager"]) -> "SecretsManagerClient": ...
 @overload
-def client(service: Literal["dynamodb"]) -> "DynamoDBClient": ...
-def client(service: str) -> Any:
-    """The execution environment's client for `service`. `AWS_ENDPOINT_URL` is honoured."""
-    return _client(service)
+def client(service: Literal["dynamodb"], *, hasty: bool = False) -> "DynamoDBClient": ...
+def client(service: str, *, hasty: bool = False) -> Any:
+    """The execution environment's client for `service`. `AWS_ENDPOINT_URL` is honoured.
+
+    A `hasty` one gives up sooner, for calls that an enrollment can do without.
+    """
+    return _client(service, hasty)
 
 
 @functools.cache
-def _client(service: str) -> Any:
+def _client(service: str, hasty: bool) -> Any:
     from botocore.config import Config
 
     config = Config(
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
+        connect_timeout=_HASTY_CONNECT_SECONDS if hasty else _CONNECT_SECONDS,
+        read_timeout=_HASTY_READ_SECONDS if hasty else _READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         proxies={},
     )

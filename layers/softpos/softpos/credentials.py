@@ -15,8 +15,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from softpos import telemetry
 from softpos.aws import error_code
 from softpos.errors import MisconfiguredError, SoftposError
+from softpos.seal import Seal
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -28,6 +30,13 @@ DEFAULT_SCOPE = "oidc"
 
 MAX_AGE_SECONDS = 300.0
 """A new version of a secret is taken up by itself within this time."""
+
+MIN_AGE_SECONDS = 5.0
+"""A reload that is asked for sooner after the last is not made: a certificate that Nexi keeps refusing must not turn
+every enrollment into two calls of Secrets Manager."""
+
+RETRY_SECONDS = 30.0
+"""For how long held credentials serve before Secrets Manager, having failed, is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,10 @@ class Credentials:
     application: Application
     certificate: Certificate
 
+    def seal(self, purpose: str) -> Seal:
+        """A seal that whoever has not both secrets can neither open nor make."""
+        return Seal(self.certificate.key_pem + self.application.client_secret.encode(), purpose)
+
 
 class CredentialStore:
     """The credentials, out of Secrets Manager, kept for MAX_AGE_SECONDS. Calls: two per refresh, none in between."""
@@ -80,22 +93,38 @@ class CredentialStore:
         self._held: Credentials | None = None
         self._versions: tuple[str, str] = ("", "")
         self._read_at = 0.0
+        self._max_age = MAX_AGE_SECONDS
 
     def get(self, *, reload: bool = False) -> Credentials:
         """The current credentials; the very same object for as long as neither secret has a new version.
 
-        Raises MisconfiguredError when a secret is missing, unreadable or malformed, and SoftposError when Secrets
-        Manager fails. Neither is remembered: the next call tries again.
+        When the secrets cannot be read, or not be used, what is in memory goes on serving. Raises MisconfiguredError
+        when nothing is, and a secret is missing, unreadable or malformed; SoftposError when Secrets Manager fails.
         """
-        if self._held is None or reload or not 0 <= self._now() - self._read_at < MAX_AGE_SECONDS:
-            application, application_version = self._read("APPLICATION_SECRET_ID", self._application_secret_id)
-            certificate, certificate_version = self._read("CERTIFICATE_SECRET_ID", self._certificate_secret_id)
-            versions = (application_version, certificate_version)
-            if self._held is None or versions != self._versions:
-                self._held = Credentials(parse_application(application), parse_certificate(certificate))
-                self._versions = versions
-            self._read_at = self._now()
+        if self._held is None:
+            self._held = self._read_both()
+        elif not 0 <= self._now() - self._read_at < (MIN_AGE_SECONDS if reload else self._max_age):
+            try:
+                self._held = self._read_both()
+            except SoftposError as error:
+                self._max_age = RETRY_SECONDS
+                self._read_at = self._now()
+                telemetry.note(secrets=str(error))
+                telemetry.count("SecretsFailed")
         return self._held
+
+    def _read_both(self) -> Credentials:
+        application, application_version = self._read("APPLICATION_SECRET_ID", self._application_secret_id)
+        certificate, certificate_version = self._read("CERTIFICATE_SECRET_ID", self._certificate_secret_id)
+        versions = (application_version, certificate_version)
+        if self._held is not None and versions == self._versions:
+            credentials = self._held
+        else:
+            credentials = Credentials(parse_application(application), parse_certificate(certificate))
+            self._versions = versions
+        self._max_age = MAX_AGE_SECONDS
+        self._read_at = self._now()
+        return credentials
 
     def _read(self, variable: str, secret_id: str) -> tuple[str, str]:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -1,43 +1,115 @@
-"""The enrollment: an operator and a device in, a `request_uri` out."""
+"""The enrollment: an operator and a device in, a `request_uri` out, within one deadline, on Nexi's bad days too."""
 
 import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from softpos import aws, telemetry
-from softpos.cache import Cache
+from softpos.cache import CacheTable
+from softpos.circuit import Circuit
 from softpos.credentials import CredentialStore
 from softpos.deadline import Deadline
+from softpos.errors import NexiRejectedError, NexiTimeoutError, NexiUnavailableError, OutOfTimeError, SoftposError
 from softpos.nexi import Nexi, PushedAuthorization
 from softpos.settings import settings
 from softpos.terminals import TerminalRegistry
 
+if TYPE_CHECKING:
+    from softpos.idempotency import Idempotency
+
 DEADLINE_SECONDS = 10.0
 """For a whole enrollment. The phone's person is standing at a counter."""
 
+_ANSWER_SECONDS = 1.0
+"""What is left of Lambda's own time to say that ours is over."""
+
+REFRESH_BEFORE_SECONDS = 240.0
+"""Token and keys are renewed this long before they lapse: two runs of the schedule, should one fail."""
+
 
 class Enrollment:
-    """Binds the registry to Nexi's channel."""
+    """Binds the registry to Nexi's channel, and decides how often to try."""
 
-    def __init__(self, registry: TerminalRegistry, nexi: Nexi) -> None:
+    def __init__(
+        self,
+        registry: TerminalRegistry,
+        nexi: Nexi,
+        idempotency: "Callable[[], Idempotency]",
+        circuit: Circuit | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._registry = registry
         self._nexi = nexi
+        self._idempotency = idempotency
+        self._circuit = circuit or Circuit()
+        self._sleep = sleep
 
-    def enroll(self, email: str, device_id: str, deadline: Deadline) -> PushedAuthorization:
+    def enroll(
+        self, email: str, device_id: str, deadline: Deadline, idempotency_key: str | None = None
+    ) -> PushedAuthorization:
         """A `request_uri` for the terminals that the operator holds, on the device that the SDK named.
 
-        Raises SoftposError's family: TerminalNotAssignedError before Nexi is asked for anything.
+        Each attempt is a new assertion. Asked again under the same key, gives the same `request_uri`. Raises
+        SoftposError's family: TerminalNotAssignedError before Nexi is asked for anything.
         """
         with telemetry.timed("registry"):
             held = self._registry.held_by(email)
         telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
-        return self._nexi.push(held.operator, held.point_of_sale, held.terminal_ids, device_id, deadline)
+        if idempotency_key is not None:
+            # By way of the registry again, which is quick, and not by a second way to enroll.
+            again = functools.partial(self.enroll, email, device_id, deadline)
+            return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
+        mended: set[type[SoftposError]] = set()
+        failures = 0
+        while True:
+            self._circuit.admit()
+            try:
+                pushed = self._nexi.push(held, device_id, deadline)
+            except OutOfTimeError:
+                raise
+            except (NexiUnavailableError, NexiTimeoutError) as error:
+                failures += 1
+                telemetry.note(failed_attempts=failures)
+                self._circuit.failed(error)
+                self._sleep(self._circuit.pause(failures, error, deadline))
+            except SoftposError as error:
+                if isinstance(error, NexiRejectedError):
+                    self._circuit.answered()
+                # Each remedy once: what it did not cure, it will not.
+                if type(error) in mended or not self._nexi.mend(error, deadline):
+                    raise
+                mended.add(type(error))
+                telemetry.note(mended=sorted(each.__name__ for each in mended))
+            else:
+                self._circuit.answered()
+                return pushed
+
+    def refresh(self, deadline: Deadline) -> None:
+        """Renew token and keys if they lapse soon, so that no phone waits for either. Raises as `enroll` does."""
+        self._nexi.refresh(REFRESH_BEFORE_SECONDS, deadline)
+
+
+def deadline_within(remaining_millis: int) -> Deadline:
+    """The deadline of an invocation that Lambda lets live for so many milliseconds more."""
+    return Deadline(min(DEADLINE_SECONDS, remaining_millis / 1000 - _ANSWER_SECONDS))
 
 
 @functools.cache
 def service() -> Enrollment:
     """The execution environment's enrollment, from its settings. Built on first use; a failure is not cached."""
     configured = settings()
+    dynamodb, hasty = aws.client("dynamodb"), aws.client("dynamodb", hasty=True)
     credentials = CredentialStore(
         aws.client("secretsmanager"), configured.application_secret_id, configured.certificate_secret_id
     )
-    registry = TerminalRegistry(aws.client("dynamodb"), configured.terminals_table)
-    return Enrollment(registry, Nexi(configured, credentials, Cache()))
+    nexi = Nexi(configured, credentials, CacheTable(hasty, configured.cache_table))
+
+    @functools.cache
+    def idempotency() -> "Idempotency":
+        # Imported for those who send the header: Powertools' idempotency is not for free.
+        from softpos.idempotency import Idempotency
+
+        return Idempotency(hasty, configured.cache_table, credentials)
+
+    return Enrollment(TerminalRegistry(dynamodb, configured.terminals_table), nexi, idempotency)

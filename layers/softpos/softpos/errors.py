@@ -46,20 +46,36 @@ class TerminalNotAssignedError(SoftposError):
     code = "terminal_not_assigned"
 
 
+class IdempotencyKeyReusedError(SoftposError):
+    """When an `Idempotency-Key` comes again, with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class EnrollmentInProgressError(SoftposError):
+    """When an `Idempotency-Key` comes again while the first enrollment under it is under way."""
+
+    code = "enrollment_in_progress"
+
+
 class MisconfiguredError(SoftposError):
     """When settings, credentials or certificate are missing or malformed, or Nexi refuses them."""
 
     code = "misconfigured"
 
 
+class CredentialsRefusedError(MisconfiguredError):
+    """When Nexi refuses the certificate, the client id or the client secret that we have."""
+
+
 class NexiRejectedError(SoftposError):
-    """When Nexi understood the request and refused it, or answered with something that is no answer."""
+    """When Nexi understood the request and refused it."""
 
     code = "nexi_rejected"
 
 
 class NexiUnavailableError(SoftposError):
-    """When Nexi cannot be reached, or says that it cannot serve."""
+    """When Nexi cannot be reached, says that it cannot serve, or answers with something that is no answer."""
 
     code = "nexi_unavailable"
 
@@ -68,3 +84,7 @@ class NexiTimeoutError(SoftposError):
     """When Nexi had not answered in time."""
 
     code = "nexi_timeout"
+
+
+class OutOfTimeError(NexiTimeoutError):
+    """When no time was left to ask Nexi at all: ours was spent elsewhere, and says nothing of Nexi."""

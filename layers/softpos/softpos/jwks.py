@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from softpos.errors import NexiRejectedError
+from softpos.errors import NexiUnavailableError
 
 MIN_BITS = 2048
 MAX_BITS = 8192
@@ -28,7 +28,8 @@ def choose_key(document: bytes) -> EncryptionKey:
 
     Fit is: RSA of 2048 to 8192 bits, `use` enc or absent, `alg` RSA-OAEP-256 or absent, `key_ops` (if there) with
     encryption or key wrapping in it, an odd exponent from 3 to 2**32, and no private part.
-    Raises NexiRejectedError, naming for each key why it is not, when there is none.
+    Raises NexiUnavailableError, naming for each key why it is not, when there is none: a set that was fetched before
+    may then serve on.
     """
     reasons = []
     candidates = []
@@ -38,7 +39,7 @@ def choose_key(document: bytes) -> EncryptionKey:
         except _UnfitError as unfit:
             reasons.append(f"key {position} {unfit}")
     if not candidates:
-        raise NexiRejectedError(
+        raise NexiUnavailableError(
             f"the JWKS holds no key to encrypt to ({'; '.join(reasons) or 'it is empty'})",
             "ask Nexi for the state of /softpos/par/jwks.json; nothing on this side can mend it",
         )
@@ -55,7 +56,7 @@ def _keys(document: bytes) -> list[Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         keys = None
     if not isinstance(keys, list):
-        raise NexiRejectedError("the JWKS endpoint answered with no JWK set", "ask Nexi for /softpos/par/jwks.json")
+        raise NexiUnavailableError("the JWKS endpoint answered with no JWK set", "ask Nexi for /softpos/par/jwks.json")
     return keys[:50]
 
 

@@ -6,8 +6,10 @@ coming.
 """
 
 import os
+import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,17 +19,33 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from softpos.credentials import Certificate
 from softpos.deadline import Deadline
-from softpos.errors import MisconfiguredError, NexiTimeoutError, NexiUnavailableError
+from softpos.errors import (
+    CredentialsRefusedError,
+    MisconfiguredError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    OutOfTimeError,
+)
 
 MAX_BODY_BYTES = 64 * 1024
 """Nexi's answers have a few hundred bytes. More than this is cut, and then is no answer."""
 
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 8.0
+CONNECT_SECONDS = 2.0
+"""For one address of at most three."""
+
+READ_SECONDS = 3.0
+"""For one read: an enrollment's deadline has room for two that get nothing and a third that does."""
+
+IDLE_SECONDS = 50.0
+"""A connection that was unused for longer is not used again: whoever closes idle ones has likely done so."""
+
+_MAX_ADDRESSES = 3
 
 _deadline: ContextVar[Deadline] = ContextVar("deadline")
 
@@ -44,13 +62,15 @@ class Answer:
 class MutualTlsSession:
     """A kept-alive session that shows `certificate` and trusts `ca_bundle` (None: the system's authorities) alone."""
 
-    def __init__(self, certificate: Certificate, ca_bundle: str | None) -> None:
+    def __init__(self, certificate: Certificate, ca_bundle: str | None, now: Callable[[], float] = time.time) -> None:
         """Raises MisconfiguredError when the certificate does not load or there is no one to trust."""
         self._certificate = certificate
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.mount("https://", _Adapter(_context(certificate, ca_bundle)))
+        self._now = now
+        self._used_at = 0.0
 
     def send(
         self,
@@ -68,7 +88,10 @@ class MutualTlsSession:
         """
         remaining = deadline.remaining()
         if not remaining:
-            raise NexiTimeoutError(f"no time left for {method} {url}")
+            raise OutOfTimeError(f"no time left for {method} {url}")
+        # By the wall clock, which goes on while Lambda has us frozen.
+        if not 0 <= self._now() - self._used_at < IDLE_SECONDS:
+            self.close()
         token = _deadline.set(deadline)
         try:
             with self._session.request(
@@ -86,12 +109,15 @@ class MutualTlsSession:
                     body += chunk
                 return Answer(response.status_code, response.headers, body[:MAX_BODY_BYTES])
         except (OSError, HTTPError) as error:
+            # The connection may be half open: not one more request on it, or on another of its age.
+            self.close()
             raise self._translated(error, method, url) from error
         finally:
+            self._used_at = self._now()
             _deadline.reset(token)
 
     def close(self) -> None:
-        """Drop every connection."""
+        """Drop every connection. The next request makes a new one."""
         self._session.close()
 
     def _translated(self, error: Exception, method: str, url: str) -> Exception:
@@ -103,7 +129,7 @@ class MutualTlsSession:
                     "check NEXI_BASE_URL, and NEXI_CA_BUNDLE if it is set: it must hold the server's authority",
                 )
             if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-                return MisconfiguredError(
+                return CredentialsRefusedError(
                     f"{url}: Nexi ended the handshake ({cause.reason}); it saw {self._certificate.subject}, "
                     f"SHA-256 {self._certificate.thumbprint}, valid until {self._certificate.not_after:%Y-%m-%d}",
                     "store a certificate that Nexi signed for this stage, in time, with its chain",
@@ -128,6 +154,35 @@ class _Socket(ssl.SSLSocket):
         return super().recv_into(buffer, nbytes, flags)
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: even when told not to follow a redirect, requests would read all of its body, and decompress it."""
+
+
+class _Connection(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        """A connection within the deadline: the inherited method gives each address the whole timeout again."""
+        deadline = _deadline.get()
+        failure: OSError = TimeoutError("the deadline passed while connecting")
+        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses[:_MAX_ADDRESSES]:
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(max(0.001, min(CONNECT_SECONDS, deadline.remaining())))
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.connect(address)
+            except OSError as error:
+                connection.close()
+                failure = error
+            else:
+                return connection
+        raise failure
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
 class _Adapter(HTTPAdapter):
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
@@ -135,6 +190,7 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"https": _Pool}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: trust is the context's. The inherited method would load certifi's bundle into it."""

@@ -3,27 +3,30 @@
 Source: Nexi's page "Backend integration", its samples, and RFC 9126.
 """
 
-import html
-import json
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_plus
 
 from softpos import assertion, telemetry
-from softpos.cache import Cache, Entry
-from softpos.credentials import Application, Certificate, CredentialStore
+from softpos.answers import Reading, seconds
+from softpos.cache import Cache, CacheTable, Entry
+from softpos.clock import TOLERANCE_SECONDS, NexiClock
+from softpos.credentials import Certificate, Credentials, CredentialStore
 from softpos.deadline import Deadline
-from softpos.errors import MisconfiguredError, NexiRejectedError, NexiUnavailableError, SoftposError
-from softpos.jwks import choose_key
-from softpos.mutual_tls import Answer, MutualTlsSession
+from softpos.errors import (
+    CredentialsRefusedError,
+    MisconfiguredError,
+    NexiRejectedError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    SoftposError,
+)
+from softpos.jwks import EncryptionKey, choose_key
+from softpos.mutual_tls import MutualTlsSession
 from softpos.settings import Settings
-
-if TYPE_CHECKING:
-    from jose.backends.base import Key
+from softpos.terminals import Assignment
 
 TOKEN_PATH = "/softpos/appenrollment/token"  # noqa: S105 - a path
 KEYS_PATH = "/softpos/par/jwks.json"
@@ -35,13 +38,17 @@ TOKEN_SECONDS = 3600
 KEYS_SECONDS = 3600
 """For how long a JWKS is used. Nexi does not say; a key that goes earlier shows as a 400 on PAR."""
 
+KEYS_STALE_SECONDS = 86_400
+"""For how long since it was fetched a JWKS serves while its endpoint fails."""
+
+KEYS_COOLDOWN_SECONDS = 60
+"""A 400 on PAR has many causes: for that reason alone, the keys are not fetched more often than this."""
+
 REQUEST_URI_SECONDS = 90
 """A request_uri's lifetime by Nexi's page, when the answer does not say."""
 
 MAX_REQUEST_URI_SECONDS = 3600
 """The most that is believed of what the answer says."""
-
-_Secrets = tuple[str, ...]
 
 _MARGIN_SECONDS = 30.0
 _MARGIN_SHARE = 0.1
@@ -57,87 +64,151 @@ class PushedAuthorization:
 
 
 class Nexi:
-    """The channel as one application with one certificate. Warm, an enrollment is one call."""
+    """The channel as one application with one certificate. Warm, an enrollment is one call.
+
+    `push` makes one attempt; what may help after a failed one, `mend` does. How often to try is the caller's to say.
+    """
 
     def __init__(
         self,
         settings: Settings,
         credentials: CredentialStore,
-        cache: Cache,
+        table: CacheTable | None = None,
         now: Callable[[], float] = time.time,
         new_jti: Callable[[], str] = lambda: str(uuid.uuid4()),
         connect: Callable[[Certificate, str | None], MutualTlsSession] = MutualTlsSession,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
-        self._cache = cache
+        self._table = table
         self._now = now
         self._new_jti = new_jti
         self._connect = connect
+        self._clock = NexiClock(now)
         self._link: _Link | None = None
 
-    def push(
-        self, operator: str, point_of_sale: str, terminal_ids: Sequence[str], device_id: str, deadline: Deadline
-    ) -> PushedAuthorization:
-        """Push an authorization request for an operator's terminals and the phone's device id.
+    def push(self, held: Assignment, device_id: str, deadline: Deadline) -> PushedAuthorization:
+        """Push an authorization request for an operator's terminals and the phone's device id, with a new assertion.
 
         Raises MisconfiguredError, NexiRejectedError, NexiUnavailableError or NexiTimeoutError.
         """
-        credentials = self._credentials.get()
-        application = credentials.application
-        link = self._linked(credentials.certificate)
+        link = self._linked(self._credentials.get())
         with telemetry.timed("token"):
-            token = self._token(application, link, deadline)
-        with telemetry.timed("keys"):
-            keys = self._cache.get(self._name("keys", application, link), lambda: self._fetch_keys(link, deadline))
-        with telemetry.timed("assertion"):
-            jti = self._new_jti()
-            telemetry.note(jti=jti)
-            sealed = assertion.seal(
-                assertion.claims(
-                    client_id=application.client_id,
-                    audience=self._settings.nexi_base_url,
-                    point_of_sale=point_of_sale,
-                    terminal_ids=terminal_ids,
-                    operator=operator,
-                    device_id=device_id,
-                    now=self._now(),
-                    jti=jti,
-                ),
-                link.signer,
-                choose_key(keys.value),
-                minimal_headers=self._settings.minimal_assertion_headers,
+            token = link.cache.get(
+                link.token_name,
+                lambda: self._fetch_token(link, deadline),
+                deadline,
+                fit=lambda entry: entry.version != link.refused_token,
             )
-        form = {
-            "client_assertion": sealed,
-            "client_id": application.client_id,
-            "scope": application.scope,
-            "redirect_uri": application.redirect_uri,
-        }
-        secrets = (sealed, token.value.decode("ascii"), application.client_secret)
+        with telemetry.timed("keys"):
+            keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
+        with telemetry.timed("assertion"):
+            clock_ahead = self._clock.ahead
+            sealed = self._assertion(link, keys, held, device_id)
         sent_at = self._now()
         with telemetry.timed("par"):
             answer = link.session.send(
                 "POST",
                 self._settings.nexi_base_url + PAR_PATH,
                 deadline,
-                form=form,
+                form={
+                    "client_assertion": sealed,
+                    "client_id": link.application.client_id,
+                    "scope": link.application.scope,
+                    "redirect_uri": link.application.redirect_uri,
+                },
                 headers={"Authorization": f"Bearer {token.value.decode('ascii')}"},
             )
-        if answer.status == 401:
-            self._cache.drop(self._name("token", application, link), token)
-        if answer.status not in (200, 201):
-            raise _refusal("PAR", answer, secrets)
-        return _pushed(answer, sent_at, secrets)
+        self._clock.learn(answer.headers.get("Date"))
+        secrets = (sealed, token.value.decode("ascii"), link.application.client_secret)
+        reading = Reading("PAR", answer, secrets)
+        if answer.status in (200, 201):
+            return _pushed(reading, sent_at)
+        error = reading.refusal(self._clock())
+        if answer.status == 401 and isinstance(error, NexiRejectedError):
+            raise TokenRefusedError(str(error), error.remedy, token)
+        if answer.status == 400 and isinstance(error, NexiRejectedError):
+            raise RequestRefusedError(str(error), error.remedy, keys, clock_ahead)
+        raise error
 
-    def _token(self, application: Application, link: "_Link", deadline: Deadline) -> Entry:
-        return self._cache.get(
-            self._name("token", application, link), lambda: self._fetch_token(application, link, deadline)
+    def mend(self, error: SoftposError, deadline: Deadline) -> bool:
+        """Whether another attempt may succeed where this one failed, having done what it takes.
+
+        A token that was refused is dropped, in both tiers. A refused request may have been made by a clock that has
+        since been found to be off, or for keys that were rotated, which shows in no other way: they are fetched anew,
+        at most once in KEYS_COOLDOWN_SECONDS, and by one environment for all. After refused credentials, a newer
+        version of them is looked for. Asks Nexi at most once.
+        """
+        if isinstance(error, TokenRefusedError):
+            link = self._linked(self._credentials.get())
+            link.cache.drop(link.token_name, error.token)
+            # For the case that the table fails just now, and comes back with it.
+            link.refused_token = error.token.version
+            telemetry.count("TokenDropped")
+            return True
+        if isinstance(error, RequestRefusedError):
+            clock_moved = abs(self._clock.ahead - error.clock_ahead) > TOLERANCE_SECONDS
+            return self._keys_rotated(error.keys, deadline) or clock_moved
+        if isinstance(error, CredentialsRefusedError) and self._link is not None:
+            return self._credentials.get(reload=True) is not self._link.credentials
+        return False
+
+    def refresh(self, usable_for: float, deadline: Deadline) -> None:
+        """See to it that token and keys are in the cache and stay usable for so many seconds.
+
+        Phones go on with the old ones meanwhile. Raises as `push` does, having tried both.
+        """
+        link = self._linked(self._credentials.get())
+        failures = []
+        for name, fetch in (
+            (link.token_name, lambda: self._fetch_token(link, deadline)),
+            (link.keys_name, lambda: self._fetch_keys(link, deadline)),
+        ):
+            try:
+                link.cache.get(name, fetch, deadline, usable_for=usable_for)
+            except SoftposError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _assertion(self, link: "_Link", keys: Entry, held: Assignment, device_id: str) -> str:
+        jti = self._new_jti()
+        telemetry.note(jti=jti)
+        claims = assertion.claims(
+            client_id=link.application.client_id,
+            audience=self._settings.nexi_base_url,
+            point_of_sale=held.point_of_sale,
+            terminal_ids=held.terminal_ids,
+            operator=held.operator,
+            device_id=device_id,
+            now=self._clock(),
+            jti=jti,
         )
+        key = link.encryption_key(keys)
+        return assertion.seal(claims, link.signer, key, minimal_headers=self._settings.minimal_assertion_headers)
 
-    def _fetch_token(self, application: Application, link: "_Link", deadline: Deadline) -> Entry:
+    def _keys_rotated(self, used: Entry, deadline: Deadline) -> bool:
+        link = self._linked(self._credentials.get())
+
+        def fetch() -> Entry:
+            # The cache calls this only if the table has nothing newer: no environment has fetched since.
+            if self._now() - max(used.fetched_at, link.keys_asked_at) < KEYS_COOLDOWN_SECONDS:
+                raise NexiUnavailableError("the JWKS was asked for a moment ago")
+            link.keys_asked_at = self._now()
+            telemetry.count("KeysFetchedAfterRefusal")
+            return self._fetch_keys(link, deadline)
+
+        try:
+            newer = link.cache.get(
+                link.keys_name, fetch, deadline, fit=lambda entry: entry.fetched_at > used.fetched_at
+            )
+        except (NexiUnavailableError, NexiTimeoutError):
+            return False
+        return newer.value != used.value
+
+    def _fetch_token(self, link: "_Link", deadline: Deadline) -> Entry:
         asked_at = self._now()
-        secrets = (application.client_secret,)
+        application = link.application
         answer = link.session.send(
             "POST",
             self._settings.nexi_base_url + TOKEN_PATH,
@@ -148,148 +219,106 @@ class Nexi:
                 "client_secret": application.client_secret,
             },
         )
+        self._clock.learn(answer.headers.get("Date"))
+        reading = Reading("token", answer, (application.client_secret,))
         if answer.status != 200:
-            raise _refusal("token", answer, secrets)
-        members = _object("token", answer, secrets)
+            raise reading.refusal(self._clock())
+        members = reading.members()
         token = members.get("access_token")
         if not isinstance(token, str) or not re.fullmatch(r"[!-~]{1,8192}", token):
-            raise _unreadable("token", answer, secrets, "no access_token that could go into a header")
+            raise reading.unreadable("no access_token that could go into a header")
         if str(members.get("token_type", "Bearer")).lower() != "bearer":
-            raise _unreadable("token", answer, secrets, "a token_type that is not Bearer")
-        lifetime = min(_seconds(members.get("expires_in", TOKEN_SECONDS)) or 0, TOKEN_SECONDS)
+            raise reading.unreadable("a token_type that is not Bearer")
+        telemetry.count("TokenFetched")
+        lifetime = min(seconds(members.get("expires_in", TOKEN_SECONDS)) or 0, TOKEN_SECONDS)
         margin = min(_MARGIN_SECONDS, lifetime * _MARGIN_SHARE)
-        return Entry(token.encode("ascii"), usable_until=asked_at + lifetime - margin)
+        return Entry(token.encode("ascii"), fetched_at=asked_at, usable_until=asked_at + lifetime - margin)
 
     def _fetch_keys(self, link: "_Link", deadline: Deadline) -> Entry:
+        asked_at = self._now()
         answer = link.session.send("GET", self._settings.nexi_base_url + KEYS_PATH, deadline)
+        self._clock.learn(answer.headers.get("Date"))
         if answer.status != 200:
-            raise _refusal("JWKS", answer)
+            raise Reading("JWKS", answer).refusal(self._clock())
         choose_key(answer.body)
-        return Entry(answer.body, usable_until=self._now() + KEYS_SECONDS)
+        telemetry.count("KeysFetched")
+        return Entry(
+            answer.body,
+            fetched_at=asked_at,
+            usable_until=asked_at + KEYS_SECONDS,
+            stale_until=asked_at + KEYS_STALE_SECONDS,
+        )
 
-    def _name(self, what: str, application: Application, link: "_Link") -> str:
-        # A certificate-bound token dies with its certificate, and no environment's token is another's.
-        return f"{what} {self._settings.nexi_base_url} {application.client_id} {link.certificate.thumbprint}"
-
-    def _linked(self, certificate: Certificate) -> "_Link":
-        if self._link is None or self._link.certificate is not certificate:
+    def _linked(self, credentials: Credentials) -> "_Link":
+        if self._link is None or self._link.credentials is not credentials:
             if self._link is not None:
                 self._link.session.close()
-            self._link = _Link(
-                certificate,
-                self._connect(certificate, self._settings.nexi_ca_bundle),
-                assertion.certificate_signer(certificate.private_key),
-            )
+            if self._settings.signing_key_id:
+                raise MisconfiguredError(
+                    "environment variable SIGNING_KEY_ID is set, and this version does not sign with KMS yet",
+                    "leave the stack's parameter SigningKeyId empty: the certificate's own key then signs",
+                )
+            session = self._connect(credentials.certificate, self._settings.nexi_ca_bundle)
+            self._link = _Link(credentials, session, self._settings.nexi_base_url, self._table, self._now)
         return self._link
 
 
-@dataclass(frozen=True, slots=True)
 class _Link:
-    """What is built once for a certificate: the session that shows it, and the signer of its assertions."""
+    """What is built once for a version of the credentials: session, signer, cache, and the key last encrypted to."""
 
-    certificate: Certificate
-    session: MutualTlsSession
-    signer: "Key"
+    def __init__(
+        self,
+        credentials: Credentials,
+        session: MutualTlsSession,
+        base_url: str,
+        table: CacheTable | None,
+        now: Callable[[], float],
+    ) -> None:
+        self.credentials = credentials
+        self.application = credentials.application
+        self.session = session
+        self.signer = assertion.certificate_signer(credentials.certificate.private_key)
+        seal = credentials.seal("cache")
+        # A certificate-bound token dies with its certificate, and no environment's token is another's.
+        owner = seal.mark(base_url, self.application.client_id, credentials.certificate.thumbprint)
+        self.token_name = f"token#{owner}"
+        self.keys_name = f"keys#{owner}"
+        self.cache = Cache(seal, table, now)
+        self.refused_token: str | None = None
+        self.keys_asked_at = 0.0
+        self._key: tuple[str, EncryptionKey] | None = None
+
+    def encryption_key(self, keys: Entry) -> EncryptionKey:
+        """The key of this JWKS, checked and built once for each version of it."""
+        if self._key is None or self._key[0] != keys.version:
+            self._key = (keys.version, choose_key(keys.value))
+        return self._key[1]
 
 
-def _pushed(answer: Answer, sent_at: float, secrets: _Secrets) -> PushedAuthorization:
-    members = _object("PAR", answer, secrets)
+class TokenRefusedError(NexiRejectedError):
+    """When PAR answered 401 for this token."""
+
+    def __init__(self, message: str, remedy: str, token: Entry) -> None:
+        super().__init__(message, remedy)
+        self.token = token
+
+
+class RequestRefusedError(NexiRejectedError):
+    """When PAR answered 400 for an assertion to these keys, made when Nexi's clock was thought to be so far behind."""
+
+    def __init__(self, message: str, remedy: str, keys: Entry, clock_ahead: float) -> None:
+        super().__init__(message, remedy)
+        self.keys = keys
+        self.clock_ahead = clock_ahead
+
+
+def _pushed(reading: Reading, sent_at: float) -> PushedAuthorization:
+    members = reading.members()
     request_uri = members.get("request_uri")
     if not isinstance(request_uri, str) or not re.fullmatch(r"[!-~]{1,2048}", request_uri):
-        raise _unreadable("PAR", answer, secrets, "no request_uri")
-    expires_in = _seconds(members.get("expires_in", REQUEST_URI_SECONDS))
+        raise reading.unreadable("no request_uri")
+    expires_in = seconds(members.get("expires_in", REQUEST_URI_SECONDS))
     if expires_in is None or expires_in < 1:
-        raise _unreadable("PAR", answer, secrets, "an expires_in that is no number of seconds to come")
+        raise reading.unreadable("an expires_in that is no number of seconds to come")
     expires_in = min(expires_in, MAX_REQUEST_URI_SECONDS)
     return PushedAuthorization(request_uri, expires_in, int(sent_at) + expires_in)
-
-
-def _refusal(what: str, answer: Answer, secrets: _Secrets = ()) -> SoftposError:
-    """The error that an unwelcome status is."""
-    message = f"{what} answered {answer.status}: {_said(answer, secrets)}"
-    if answer.status == 429 or answer.status >= 500:
-        return NexiUnavailableError(message, "Nexi's side fails; nothing to mend here, unless it lasts: then ask Nexi")
-    if answer.status == 403:
-        return MisconfiguredError(
-            message, "have the certificate registered at Nexi for this app and stage: send its .pem to Nexi's contact"
-        )
-    if (what != "PAR" and answer.status == 401) or _error_code(answer) == "invalid_client":
-        return MisconfiguredError(
-            message, "store client_id and client_secret of the app, as Nexi's portal of this stage shows them"
-        )
-    if answer.status == 400:
-        return NexiRejectedError(
-            message,
-            "compare with Nexi's portal and the SDK: operator's e-mail, point of sale, TIDs, redirect_uri, base URL",
-        )
-    return NexiRejectedError(message, "ask Nexi, with this line's time and jti")
-
-
-def _unreadable(what: str, answer: Answer, secrets: _Secrets, found: str) -> NexiRejectedError:
-    return NexiRejectedError(
-        f"{what} answered {answer.status} with {found}: {_said(answer, secrets)}",
-        "check NEXI_BASE_URL: something other than Nexi's B2B channel may be answering there",
-    )
-
-
-def _object(what: str, answer: Answer, secrets: _Secrets) -> dict[str, Any]:
-    try:
-        members = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        members = None
-    if not isinstance(members, dict):
-        raise _unreadable(what, answer, secrets, "no JSON object")
-    return members
-
-
-def _error_code(answer: Answer) -> str | None:
-    try:
-        members = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
-    return members.get("error") if isinstance(members, dict) else None
-
-
-def _seconds(value: Any) -> int | None:
-    """A lifetime as Nexi writes it, integer or string; None when it is neither."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
-        return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,12}\s*", value):
-        return int(value)
-    return None
-
-
-def _said(answer: Answer, secrets: _Secrets) -> str:
-    """What Nexi said, fit for a log: short, printable, and without anything that could be a credential of ours.
-
-    A part of one of the `secrets` that were sent, in whatever spelling, and nothing is told. Other long runs of letters
-    are blotted out: they may be a token, too.
-    """
-    text = answer.body[:_SAID_BYTES].decode("utf-8", "replace")
-    if _repeats(text, secrets):
-        return "[withheld: it repeats a secret that was sent]"
-    # Also one that is cut off where the text is.
-    text = re.sub(r"[\w\-+/=.~%\\]{25,}|[\w\-+/=.~%\\]{9,}$", "[…]", text)
-    text = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return text[:300] or "nothing"
-
-
-_SAID_BYTES = 4096
-_TELLING = 6
-"""So many characters in a row of a secret are a part of it."""
-
-
-def _repeats(text: str, secrets: _Secrets) -> bool:
-    parts = {secret[at : at + _TELLING] for secret in secrets for at in range(max(1, len(secret) - _TELLING + 1))}
-    readings = [text]
-    for decode in (unquote_plus, html.unescape, _without_escapes):
-        readings += [decode(reading) for reading in readings]
-    return any(part in reading for reading in readings for part in parts)
-
-
-def _without_escapes(text: str) -> str:
-    """JSON's escapes resolved, also twice."""
-    for _ in range(2):
-        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
-        text = re.sub(r"\\(.)", r"\1", text)
-    return text

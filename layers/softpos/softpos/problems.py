@@ -15,6 +15,8 @@ _PROBLEMS = {
     "invalid_request": (400, "The request is not valid", "See errors for what is wrong with it."),
     "operator_unknown": (403, "The operator is not known", "The bearer token carries no verified e-mail."),
     "terminal_not_assigned": (409, "No terminal is assigned", "The operator holds no terminal. Have one assigned."),
+    "idempotency_key_reused": (422, "The Idempotency-Key was used before", "Use a new key for another request."),
+    "enrollment_in_progress": (409, "The enrollment is under way", "Ask again after the seconds in Retry-After."),
     "nexi_rejected": (502, "Nexi refused the enrollment", "Trying again will not help. The backend's log says why."),
     "nexi_unavailable": (503, "Nexi cannot be reached", "Try again after the seconds in Retry-After."),
     "nexi_timeout": (504, "Nexi did not answer in time", "Try again after the seconds in Retry-After."),
@@ -22,7 +24,7 @@ _PROBLEMS = {
     "internal_error": (500, "Something went wrong", "The backend's log says what, under this request id."),
 }
 
-_RETRY_AFTER_SECONDS = {"nexi_unavailable": 5, "nexi_timeout": 5}
+_RETRY_AFTER_SECONDS = {"nexi_unavailable": 5, "nexi_timeout": 5, "enrollment_in_progress": 1}
 
 
 def response(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pathlib import PurePath
 from typing import Any
 
 from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
-from softpos.errors import InvalidRequestError, SoftposError
+from softpos.errors import SoftposError
 
 logger = Logger(service="softpos", use_rfc3339=True, location=None)
 
@@ -22,17 +23,30 @@ logger = Logger(service="softpos", use_rfc3339=True, location=None)
 for _name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
+_metrics = Metrics(namespace="softpos", service="softpos")
+
 _facts: ContextVar[dict[str, Any]] = ContextVar("facts")
 
 
 def begin(**facts: Any) -> None:
     """Start an invocation's line anew, with what is known already, so that nothing of the last one stays."""
+    _metrics.clear_metrics()
     _facts.set({"started": time.perf_counter(), **facts})
 
 
 def note(**facts: Any) -> None:
     """Add fields to the invocation's line. Never a key, secret, token, assertion or `request_uri`."""
     _facts.get({}).update(facts)
+
+
+def count(metric: str) -> None:
+    """Add one to a metric of this invocation."""
+    _metrics.add_metric(metric, MetricUnit.Count, 1)
+
+
+def gauge(metric: str, seconds: float) -> None:
+    """Give a metric of this invocation a value in seconds."""
+    _metrics.add_metric(metric, MetricUnit.Seconds, seconds)
 
 
 @contextmanager
@@ -48,8 +62,12 @@ def timed(step: str) -> Iterator[None]:
 
 
 def succeeded(outcome: str) -> None:
-    """Write the line of an invocation that went well."""
-    logger.info(outcome, extra=_line())
+    """Write the line of an invocation that went well, and its metrics."""
+    line = _line()
+    # What someone should look into although the phone got what it wanted.
+    write = logger.warning if _WORRYING.intersection(line) else logger.info
+    write(outcome, extra=line)
+    _flush()
 
 
 def failed(error: Exception) -> None:
@@ -63,9 +81,27 @@ def failed(error: Exception) -> None:
         fields["frames"] = _frames(error)
         message = f"unexpected {type(error).__name__}"
     # The phone's own mistakes and an operator without a terminal are no reason to wake anyone.
-    blameless = isinstance(error, InvalidRequestError) or code in ("operator_unknown", "terminal_not_assigned")
+    blameless = code in _BLAMELESS
     write = logger.warning if blameless else logger.error
     write(message, extra=fields)
+    _flush()
+
+
+_BLAMELESS = frozenset(
+    {
+        "invalid_request",
+        "operator_unknown",
+        "terminal_not_assigned",
+        "idempotency_key_reused",
+        "enrollment_in_progress",
+    }
+)
+_WORRYING = frozenset({"cache_table", "clock_ahead_seconds", "idempotency", "secrets", "stale"})
+
+
+def _flush() -> None:
+    if _metrics.metric_set:
+        _metrics.flush_metrics()
 
 
 def _line() -> dict[str, Any]:
