@@ -48,7 +48,7 @@ unit: $(READY)
 
 # Minutes of every fault at random: MINUTES=3, SEED=…, PHONES=4.
 soak: $(READY)
-	@exec python -m tests.soak
+	@PYTHONPATH=layers/softpos exec python -m tests.soak
 
 integration: $(READY)
 	pytest tests/integration --allow-hosts=127.0.0.1

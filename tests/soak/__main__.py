@@ -18,6 +18,8 @@ import requests
 
 from sandbox.faults import KINDS
 from sandbox.local import LocalStack
+from sandbox.nexi import Nexi
+from softpos.nexi import KEYS_COOLDOWN_SECONDS
 
 MINUTES = float(os.environ.get("MINUTES") or 3)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
@@ -42,24 +44,10 @@ def main() -> int:
                 # Impatient, but not deaf to a Retry-After.
                 stopping.wait(chance.uniform(0, 3.0 if outcome == "nexi_unavailable" else 0.2))
 
-        def have_bad_days() -> None:
-            chance = random.Random(f"{SEED} faults")
-            kinds: list[str] = []
-            while not stopping.wait(chance.uniform(0, 3.0)):
-                if not kinds:
-                    kinds = chance.sample(KINDS, len(KINDS))
-                    stack.nexi.clock_offset = chance.choice([0.0, -8.0, -90.0, 30.0])
-                kind = kinds.pop()
-                endpoint = chance.choice(["token", "keys", "par", "par", "any"])
-                stack.nexi.faults.add(f"{endpoint}:{kind}*{1 if kind == 'rotate' else chance.randint(1, 3)}")
-                if endpoint == "token":
-                    # Lest the fault waits for an hour.
-                    stack.nexi.revoke_tokens()
-
         enroll(requests.Session(), stack.gateway.url, bearer, random.Random(SEED))
         at_start = memory()
         threads = [threading.Thread(target=use_phone, args=(number,)) for number in range(PHONES)]
-        threads.append(threading.Thread(target=have_bad_days))
+        threads.append(threading.Thread(target=have_bad_days, args=(stack.nexi, stopping)))
         for thread in threads:
             thread.start()
         time.sleep(MINUTES * 60)
@@ -69,6 +57,28 @@ def main() -> int:
         at_end = memory()
         counts = stack.nexi.counts
         return report(outcomes, counts, at_start, at_end)
+
+
+def have_bad_days(nexi: Nexi, stopping: threading.Event) -> None:
+    """Play every kind of fault in a random order, again and again, on a clock that is set anew each time."""
+    chance = random.Random(f"{SEED} faults")
+    kinds: list[str] = []
+    # Rotated within the cooldown of the last fetch, keys cost every enrollment until it is over.
+    rotation_at = time.monotonic() + KEYS_COOLDOWN_SECONDS
+    while not stopping.wait(chance.uniform(0, 3.0)):
+        if not kinds:
+            kinds = chance.sample(KINDS, len(KINDS))
+            nexi.clock_offset = chance.choice([0.0, -8.0, -90.0, 30.0])
+        kind = kinds.pop()
+        if kind == "rotate":
+            if time.monotonic() < rotation_at:
+                continue
+            rotation_at = time.monotonic() + 2 * KEYS_COOLDOWN_SECONDS
+        endpoint = chance.choice(["token", "keys", "par", "par", "any"])
+        nexi.faults.add(f"{endpoint}:{kind}*{1 if kind == 'rotate' else chance.randint(1, 3)}")
+        if endpoint == "token":
+            # Lest the fault waits for an hour.
+            nexi.revoke_tokens()
 
 
 def enroll(session: requests.Session, api_url: str, bearer: str, chance: random.Random) -> str:

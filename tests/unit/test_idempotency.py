@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from softpos.deadline import Deadline
-from softpos.errors import NexiRejectedError
+from softpos.errors import NexiRejectedError, NexiTimeoutError
 from softpos.idempotency import Idempotency
 from softpos.nexi import REQUEST_URI_SECONDS, PushedAuthorization
 from softpos.seal import Seal
@@ -121,6 +121,20 @@ def test_an_enrollment_that_failed_is_not_made_again_when_the_table_fails_as_wel
     with pytest.raises(NexiRejectedError):
         idempotency(dynamodb).once("key", held(), "device", Deadline(10), enroll)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("table_fails", [False, True], ids=["table-well", "table-fails"])
+def test_why_an_enrollment_failed_is_not_lost(dynamodb: Any, table_fails: bool) -> None:
+    cause = TimeoutError("read timed out")
+
+    def enroll() -> PushedAuthorization:
+        raise NexiTimeoutError("late") from cause
+
+    if table_fails:
+        dynamodb.delete_item = failing
+    with pytest.raises(NexiTimeoutError) as raised:
+        idempotency(dynamodb).once("key", held(), "device", Deadline(10), enroll)
+    assert raised.value.__cause__ is cause
 
 
 PLANTED: list[Any] = [

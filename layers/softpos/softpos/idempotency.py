@@ -99,7 +99,8 @@ class Idempotency:
             raise IdempotencyKeyReusedError("the key was used with another device id") from error
         except Exception as error:  # noqa: BLE001 - Powertools trips over whatever stands in the table
             if failed:
-                raise failed[0] from None
+                # Not "from error", which is the same one, or what Powertools made of it: the cause is its own.
+                raise failed[0] from failed[0].__cause__
             telemetry.note(idempotency=f"failed ({type(error).__name__})")
             telemetry.count("IdempotencyFailed")
             return made[0] if made else enroll()
