@@ -3,10 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import hypothesis
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from moto import mock_aws
 from unit_support import Lines, RsaPair
 
 from sandbox.authority import Authority, Issued
@@ -69,3 +72,19 @@ def lines() -> Iterator[Lines]:
     before = handler.setStream(written.stream)
     yield written
     handler.setStream(before)
+
+
+@pytest.fixture
+def dynamodb() -> Iterator[Any]:
+    """DynamoDB, with an empty table called `cache`."""
+    with mock_aws():
+        client = boto3.client(
+            "dynamodb", region_name="eu-south-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        client.create_table(
+            TableName="cache",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        )
+        yield client

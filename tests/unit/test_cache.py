@@ -1,13 +1,10 @@
 """The shared cache: two tiers, one flight, nothing past its time, nothing that whoever writes the table can bend."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError
 from botocore.parsers import ResponseParserError
-from moto import mock_aws
 
 from softpos import cache as cache_module
 from softpos import mutual_tls
@@ -56,21 +53,6 @@ class Source:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def dynamodb() -> Iterator[Any]:
-    with mock_aws():
-        client = boto3.client(
-            "dynamodb", region_name="eu-south-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        client.create_table(
-            TableName="cache",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        )
-        yield client
 
 
 def environment(dynamodb: Any, clock: Clock, secret: bytes = SECRET) -> Cache:

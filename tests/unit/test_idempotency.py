@@ -2,14 +2,11 @@
 
 import re
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 
 from softpos.deadline import Deadline
 from softpos.errors import NexiRejectedError, NexiTimeoutError
@@ -28,21 +25,6 @@ class Enroll:
     def __call__(self) -> PushedAuthorization:
         self.calls += 1
         return PushedAuthorization(f"urn:{self.calls}", 90, int(time.time()) + 90)
-
-
-@pytest.fixture
-def dynamodb() -> Iterator[Any]:
-    with mock_aws():
-        client = boto3.client(
-            "dynamodb", region_name="eu-south-1", aws_access_key_id="test", aws_secret_access_key="test"
-        )
-        client.create_table(
-            TableName="cache",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        )
-        yield client
 
 
 def idempotency(dynamodb: Any) -> Idempotency:
