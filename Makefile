@@ -9,12 +9,14 @@ unexport AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ACCESS_KEY_ID AWS_SECRET_
 
 READY := .venv/ready
 CODE := functions layers sandbox tests
+# A file's tests share what is slow to make. Each worker has a local stack of its own.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: help run token test format check-format lint types template unit integration soak build lock clean
 
 help:
 	@echo 'make run          Nexi, AWS and the API on this machine, and one enrollment (ONCE=1: then stop)'
-	@echo 'make token        a fresh bearer token, while that runs'
+	@echo 'make token        a fresh bearer token, while that runs (OPERATOR=anna.bianchi@example.com)'
 	@echo 'make test         everything that CI checks'
 	@echo 'make unit         the unit tests alone;  make integration  those against the local stack'
 	@echo 'make soak         minutes of enrollments while everything fails at random (MINUTES, SEED, PHONES)'
@@ -44,14 +46,14 @@ template: $(READY)
 	sam validate --lint
 
 unit: $(READY)
-	pytest tests/unit --disable-socket --allow-unix-socket
+	pytest tests/unit $(PARALLEL) --disable-socket --allow-unix-socket
 
 # Minutes of every fault at random: MINUTES=3, SEED=…, PHONES=4.
 soak: $(READY)
 	@PYTHONPATH=layers/softpos exec python -m tests.soak
 
 integration: $(READY)
-	pytest tests/integration --allow-hosts=127.0.0.1
+	pytest tests/integration $(PARALLEL) --allow-hosts=127.0.0.1
 
 format: $(READY)
 	ruff check --fix $(CODE)
@@ -65,7 +67,7 @@ $(READY): requirements/uv.txt requirements/dev.txt
 	  || { echo 'softpos: $(PYTHON) is older than 3.11; choose another: make PYTHON=python3.13 …' >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
-	.venv/bin/uv pip sync --quiet --python .venv --require-hashes requirements/uv.txt requirements/dev.txt
+	.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv --require-hashes requirements/uv.txt requirements/dev.txt
 	@touch $@
 
 # Hashes and versions, and nobody's address. What ships takes its versions from what is tested.

@@ -1,4 +1,4 @@
-"""`make run` and `make token`: the stack on this machine, one enrollment through it, and a bearer token for more."""
+"""`make run` and `make token`: the stack on this machine, what a phone asks of it, and a bearer token for more."""
 
 import json
 import logging
@@ -13,7 +13,9 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sandbox.local import OPERATOR, LocalStack, PortInUseError, bearer_token
+from sandbox.aws import CREDENTIALS
+from sandbox.local import OPERATOR, SECOND_OPERATOR, LocalStack, PortInUseError, bearer_token
+from sandbox.template import REGION
 
 DEVICE_ID = "a-device-id-from-the-sdk"
 PORTS = {"API_PORT": 3000, "NEXI_PORT": 8443, "AWS_PORT": 4566, "CONTROL_PORT": 8444}
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(*, once: bool) -> int:
-    """Start everything, enroll once, and stay up unless `once`. 0 only if the enrollment succeeded."""
+    """Start everything, be a phone that starts, and stay up unless `once`. 0 only if it was enrolled."""
     stopping = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, lambda *_: stopping.set())
@@ -38,19 +40,22 @@ def run(*, once: bool) -> int:
     try:
         ports = {name.lower(): port(name) for name in PORTS}
         print("starting Nexi, AWS and the API on 127.0.0.1 …", flush=True)
-        with LocalStack(log=journal.line, **ports) as stack:
+        with LocalStack(parameters=parameters(), log=journal.line, **ports) as stack:
             print(f"  Nexi  {stack.nexi.base_url}  (its authority: {stack.authority_file})")
             print(f"  AWS   {stack.aws.url}")
             print(f"  API   {stack.gateway.url}")
             print(f"  bad days  {stack.control.url}  (docs/sandbox.md)")
             stack.nexi.faults.add(os.environ.get("FAULTS", ""))
+            tell_pool(stack)
             bearer = stack.token()
-            status, answer, took_ms = enroll(stack.gateway.url, bearer)
-            tell(stack, journal, status, answer, took_ms)
+            configured = tell_configuration(stack, journal, bearer)
+            enrolled = tell_enrollment(stack, journal, bearer)
             if once:
-                return int(status != 201)
-            print("\nAnother one, with a token that is good for an hour (`make token` prints a fresh one):\n")
+                return int(not (configured and enrolled))
+            print("\nAnother enrollment (`make token` prints a fresh token):\n")
             print(curl(stack.gateway.url, bearer))
+            print("\nThe back office, whose requests are signed with the sandbox's IAM credentials:\n")
+            print(signed_curl(stack.gateway.url))
             print("\nCtrl-C stops everything. What the functions and Nexi log from here on:\n", flush=True)
             journal.follow()
             stopping.wait()
@@ -62,10 +67,10 @@ def run(*, once: bool) -> int:
 
 
 def token() -> int:
-    """Print a fresh bearer token of the stack that runs."""
+    """Print a fresh bearer token of the stack that runs, for OPERATOR."""
     aws_port = port("AWS_PORT")
     try:
-        print(bearer_token(f"http://127.0.0.1:{aws_port}"))
+        print(bearer_token(f"http://127.0.0.1:{aws_port}", os.environ.get("OPERATOR") or OPERATOR))
     except (BotoCoreError, ClientError, ValueError) as error:
         print(
             f"softpos: nothing to sign in at on AWS_PORT {aws_port} ({type(error).__name__}). "
@@ -84,26 +89,63 @@ def port(name: str) -> int:
     return int(value)
 
 
-def enroll(api_url: str, bearer: str) -> tuple[int, dict[str, Any], float]:
-    """One enrollment, as a phone asks for it: status, body, milliseconds."""
+def parameters() -> dict[str, str]:
+    """template.yaml's parameters: the sandbox assigns on first use, and PARAMETERS='Name=value …' has the last word.
+
+    Raises ValueError with a sentence.
+    """
+    given = {}
+    for each in os.environ.get("PARAMETERS", "").split():
+        name, separator, value = each.partition("=")
+        if not separator:
+            raise ValueError(f"PARAMETERS: {each!r} is not Name=value")
+        given[name] = value
+    return {"AssignOnFirstUse": "true", **given}
+
+
+def ask(url: str, bearer: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any], float]:
+    """What a phone asks, and is answered: status, body, milliseconds."""
     request = urllib.request.Request(
-        f"{api_url}/v1/enrollments",
-        data=json.dumps({"device_id": DEVICE_ID}).encode(),
+        url,
+        data=None if body is None else json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"},
     )
     began = time.perf_counter()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=30) as response:
-            status, body = response.status, response.read()
+            status, answer = response.status, response.read()
     except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
-    return status, json.loads(body), (time.perf_counter() - began) * 1000
+        status, answer = error.code, error.read()
+    return status, json.loads(answer), (time.perf_counter() - began) * 1000
 
 
-def tell(stack: LocalStack, journal: "Journal", status: int, answer: dict[str, Any], took_ms: float) -> None:
-    """Each step with its time, out of the function's own log line, Nexi's record and the answer."""
-    line = journal.outcome()
+def tell_pool(stack: LocalStack) -> None:
+    """The terminal pairs, and who holds them, as the back office sees it."""
+    print("\nGET /v1/terminals as the back office\n")
+    for pair in stack.back_office("GET", "/v1/terminals")["pairs"]:
+        tids = ", ".join(filter(None, (pair["softpos_tid"], pair["mpos_tid"])))
+        print(f"  {pair['point_of_sale']}: {tids:<20} {pair['operator'] or 'free'}")
+    print(f"\n  {SECOND_OPERATOR} can sign in, too, and holds nothing until they first use the app.")
+
+
+def tell_configuration(stack: LocalStack, journal: "Journal", bearer: str) -> bool:
+    """What the SDK is built from. Whether it was given."""
+    status, answer, took_ms = ask(f"{stack.gateway.url}/v1/app-configuration", bearer)
+    print(f"\nGET /v1/app-configuration as {OPERATOR}\n")
+    if status != 200:
+        tell_failure(journal, status, answer, took_ms)
+        return False
+    for name, value in answer.items():
+        print(f"  {name:<16}{json.dumps(value)}")
+    print(f"\n  200 after {took_ms:.0f} ms, the cold start of the function included", flush=True)
+    return True
+
+
+def tell_enrollment(stack: LocalStack, journal: "Journal", bearer: str) -> bool:
+    """Each step with its time, from the function's own log line, Nexi's record and the answer. Whether it succeeded."""
+    status, answer, took_ms = ask(f"{stack.gateway.url}/v1/enrollments", bearer, {"device_id": DEVICE_ID})
+    line = journal.outcome(answer.get("request_id"))
     print(f"\nPOST /v1/enrollments as {OPERATOR}\n")
 
     def step(name: str, field: str, what: str) -> None:
@@ -119,13 +161,20 @@ def tell(stack: LocalStack, journal: "Journal", status: int, answer: dict[str, A
         for claim, value in pushed.claims.items():
             print(f"  {'':<26}{claim:<22} {json.dumps(value)}")
     step("PAR", "par_ms", "Authorization: Bearer ********, client_assertion ********")
-    if status == 201:
-        print(f"\n  201 after {took_ms:.0f} ms, the cold start of the function included")
-        print(f"  request_uri  {answer['request_uri']}")
-        print(f"  valid until  {answer['expires_at']}, {answer['expires_in']} s from the push", flush=True)
-    else:
-        print(f"\n  {status} after {took_ms:.0f} ms: {json.dumps(answer, indent=2)}")
-        print("  the function's log:\n" + (json.dumps(line, indent=2) if line else journal.everything()), flush=True)
+    if status != 201:
+        tell_failure(journal, status, answer, took_ms)
+        return False
+    print(f"\n  201 after {took_ms:.0f} ms, the cold start of the function included")
+    print(f"  request_uri  {answer['request_uri']}")
+    print(f"  valid until  {answer['expires_at']}, {answer['expires_in']} s from the push", flush=True)
+    return True
+
+
+def tell_failure(journal: "Journal", status: int, answer: dict[str, Any], took_ms: float) -> None:
+    """The problem, and what the function's log says of it."""
+    line = journal.outcome(answer.get("request_id"))
+    print(f"\n  {status} after {took_ms:.0f} ms: {json.dumps(answer, indent=2)}")
+    print("  the function's log:\n" + (json.dumps(line, indent=2) if line else journal.everything()), flush=True)
 
 
 def curl(api_url: str, bearer: str) -> str:
@@ -134,6 +183,12 @@ def curl(api_url: str, bearer: str) -> str:
         f"curl -sS -X POST {api_url}/v1/enrollments -H 'Content-Type: application/json' "
         f"-H 'Authorization: Bearer {bearer}' -d '{json.dumps({'device_id': DEVICE_ID})}'"
     )
+
+
+def signed_curl(api_url: str) -> str:
+    """A line to paste, for the back office."""
+    user = f"{CREDENTIALS['AWS_ACCESS_KEY_ID']}:{CREDENTIALS['AWS_SECRET_ACCESS_KEY']}"
+    return f"curl -sS --aws-sigv4 aws:amz:{REGION}:execute-api --user {user} {api_url}/v1/terminals"
 
 
 class Journal:
@@ -163,11 +218,12 @@ class Journal:
         logging.basicConfig(format="%(name)s | %(message)s", stream=sys.stdout)
         logging.getLogger("nexi").setLevel(logging.INFO)
 
-    def outcome(self) -> dict[str, Any]:
-        """The enrollment's line. The function has answered by now; its log comes by another way, and a moment later."""
+    def outcome(self, request_id: str | None = None) -> dict[str, Any]:
+        """A request's line; an enrollment's without an id. The function has answered; its log comes a moment later."""
+        wanted = f'"request_id":"{request_id}"' if request_id else '"par_ms"'
         with self._arrived:
-            self._arrived.wait_for(lambda: any('"total_ms"' in line for line in self._lines), timeout=2)
-            found: dict[str, Any] = next((json.loads(line) for line in self._lines if '"total_ms"' in line), {})
+            self._arrived.wait_for(lambda: any(wanted in line for line in self._lines), timeout=2)
+            found: dict[str, Any] = next((json.loads(line) for line in self._lines if wanted in line), {})
         return found
 
 

@@ -1,6 +1,6 @@
-"""API Gateway's HTTP API on this machine: template.yaml's routes, JWT authorizer, payload 2.0, the functions' handlers.
+"""API Gateway's HTTP API on this machine: template.yaml's routes, authorizers, payload 2.0, the functions' handlers.
 
-Where API Gateway answers by itself (401, 404, 413, 500), so does this, with the same bodies.
+Where API Gateway answers by itself (401, 403, 404, 413, 500), so does this, with the same bodies.
 """
 
 import base64
@@ -19,10 +19,19 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from werkzeug import Request, Response
 
-from sandbox.aws import Aws
+from sandbox.aws import CREDENTIALS, Aws
 from sandbox.environments import Environments, FunctionError
 from sandbox.server import Server
-from sandbox.template import Route, Template
+from sandbox.sigv4 import ForbiddenError, verify
+from sandbox.template import REGION, Route, Template
+
+IAM = "AWS_IAM"
+SIGNER = {
+    "access_key": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+    "secret_key": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    "region": REGION,
+}
+"""Whom the sandbox's IAM knows: one caller, who may do everything."""
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
@@ -40,7 +49,7 @@ class Gateway(Server):
         self._routes = template.routes()
         self._authorizers = {
             name: JwtAuthorizer(*template.authorizer(name), aws.url)
-            for name in {route.authorizer for route in self._routes if route.authorizer}
+            for name in {route.authorizer for route in self._routes if route.authorizer} - {IAM}
         }
         super().__init__(self._serve, port)
 
@@ -65,19 +74,32 @@ class Gateway(Server):
         if matched is None:
             return _message(404, "Not Found")
         route, parameters = matched
-        claims = None
-        if route.authorizer:
-            try:
-                claims = self._authorizers[route.authorizer].claims(request.headers.get("Authorization", ""))
-            except UnauthorizedError as error:
-                return _message(401, "Unauthorized", {"www-authenticate": error.challenge})
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return _message(413, "Request Entity Too Large")
-        event = _event(request, route, parameters, claims, request_id, self._account)
+        try:
+            authorizer = self._authorize(request, route)
+        except UnauthorizedError as error:
+            return _message(401, "Unauthorized", {"www-authenticate": error.challenge})
+        except ForbiddenError:
+            return _message(403, "Forbidden")
+        event = _event(request, route, parameters, authorizer, request_id, self._account)
         try:
             return _response(self._environments[route.function].invoke(event))
         except (FunctionError, KeyError, TypeError, ValueError):
             return _message(500, "Internal Server Error")
+
+    def _authorize(self, request: Request, route: Route) -> dict[str, Any] | None:
+        """What the event says of the caller. Raises UnauthorizedError or ForbiddenError."""
+        if route.authorizer is None:
+            return None
+        if route.authorizer == IAM:
+            verify(request, request.get_data(), **SIGNER)
+            identity = {"accessKey": SIGNER["access_key"], "accountId": self._account, "callerId": "AIDASANDBOX"}
+            arn = f"arn:aws:iam::{self._account}:user/back-office"
+            nobody = {"cognitoIdentity": None, "principalOrgId": None}
+            return {"iam": {**identity, **nobody, "userArn": arn, "userId": "AIDASANDBOX"}}
+        claims = self._authorizers[route.authorizer].claims(request.headers.get("Authorization", ""))
+        return {"jwt": {"claims": claims, "scopes": None}}
 
     def _match(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         # The most specific route wins: more literal segments first, then a greedy one last.
@@ -144,7 +166,7 @@ def _event(
     request: Request,
     route: Route,
     parameters: dict[str, str],
-    claims: dict[str, str] | None,
+    authorizer: dict[str, Any] | None,
     request_id: str,
     account: str,
 ) -> dict[str, Any]:
@@ -179,8 +201,8 @@ def _event(
         },
         "isBase64Encoded": False,
     }
-    if claims is not None:
-        event["requestContext"]["authorizer"] = {"jwt": {"claims": claims, "scopes": None}}
+    if authorizer is not None:
+        event["requestContext"]["authorizer"] = authorizer
     if query:
         event["queryStringParameters"] = {name: ",".join(request.args.getlist(name)) for name in request.args}
     if parameters:

@@ -1,11 +1,13 @@
-"""The whole of it: Nexi, AWS and the API, wired together by template.yaml and filled with one app and one operator."""
+"""The whole of it: Nexi, AWS and the API, wired together by template.yaml, with one app, a pool and two operators."""
 
+import csv
 import json
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +16,29 @@ from typing import Any
 from sandbox.authority import Authority
 from sandbox.aws import Aws, client
 from sandbox.control import Control
-from sandbox.gateway import Gateway
+from sandbox.gateway import SIGNER, Gateway
 from sandbox.nexi import Nexi
 from sandbox.rules import App
+from sandbox.sigv4 import sign
 from sandbox.template import Template
 
 TEMPLATE = Path(__file__).parent.parent / "template.yaml"
 
 OPERATOR = "mario.rossi@example.com"
-PASSWORD = "Sandbox-1234"  # noqa: S105 - of an operator that exists on this machine alone
+"""Holds the first pair of the pool."""
+SECOND_OPERATOR = "anna.bianchi@example.com"
+"""Holds none."""
+PASSWORD = "Sandbox-1234"  # noqa: S105 - of operators that exist on this machine alone
 POINT_OF_SALE = "00012345"
 SOFTPOS_TID = "30000001"
 MPOS_TID = "40000001"
+POOL = f"""\
+point_of_sale,softpos_tid,mpos_tid
+{POINT_OF_SALE},{SOFTPOS_TID},{MPOS_TID}
+{POINT_OF_SALE},30000002,40000002
+{POINT_OF_SALE},30000003,
+00067890,30000004,
+"""
 
 
 class PortInUseError(Exception):
@@ -42,9 +55,12 @@ class LocalStack:
         nexi_port: int = 0,
         aws_port: int = 0,
         control_port: int = 0,
+        parameters: Mapping[str, str] | None = None,
         log: Callable[[str, str], None] = lambda _source, _line: None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """`parameters` are template.yaml's; those that say where Nexi is are set here."""
+        self._parameters = parameters or {}
         self._ports = {"API_PORT": api_port, "NEXI_PORT": nexi_port, "AWS_PORT": aws_port, "CONTROL_PORT": control_port}
         self._log = log
         self._now = now
@@ -68,8 +84,8 @@ class LocalStack:
             client_id="sandbox-app",
             client_secret=secrets.token_urlsafe(24),
             redirect_uri="https://merchant.example/softpos",
-            points_of_sale={POINT_OF_SALE: {SOFTPOS_TID: "softpos", MPOS_TID: "mpos"}},
-            operators={OPERATOR},
+            points_of_sale=_points_of_sale(),
+            operators={OPERATOR, SECOND_OPERATOR},
         )
         self.app.register(self.developer.certificate, self.developer.thumbprint)
         self.nexi: Nexi = self._serve(
@@ -82,13 +98,14 @@ class LocalStack:
         self.authority_file = Path(folder) / "nexi-ca.pem"
         self.authority_file.write_text(self.authority.certificate_pem)
         parameters = {"NexiBaseUrl": self.nexi.base_url, "NexiCaBundle": str(self.authority_file)}
-        self.template = Template(TEMPLATE, parameters, self.aws.account)
+        self.template = Template(TEMPLATE, {**self._parameters, **parameters}, self.aws.account)
         self.aws.create(self.template)
         self.outputs = self.template.outputs()
-        self._fill()
+        self._store_secrets()
         self.gateway: Gateway = self._serve(
             running, "API_PORT", lambda port: Gateway(self.template, self.aws, self._log, port)
         )
+        self._fill()
 
     def _serve(self, running: ExitStack, variable: str, make: Callable[[int], Any]) -> Any:
         port = self._ports[variable]
@@ -103,7 +120,7 @@ class LocalStack:
         running.callback(server.stop)
         return server
 
-    def _fill(self) -> None:
+    def _store_secrets(self) -> None:
         self.put_secret(
             "ApplicationSecretId",
             {
@@ -120,17 +137,22 @@ class LocalStack:
                 "private_key": self.developer.key_pem,
             },
         )
-        self.aws.client("dynamodb").put_item(
-            TableName=self.outputs["TerminalsTableName"],
-            Item={
-                "id": {"S": f"operator#{OPERATOR}"},
-                "operator": {"S": OPERATOR},
-                "point_of_sale": {"S": POINT_OF_SALE},
-                "softpos_tid": {"S": SOFTPOS_TID},
-                "mpos_tid": {"S": MPOS_TID},
-            },
-        )
-        self.add_operator(OPERATOR)
+
+    def _fill(self) -> None:
+        """As the merchant does: the pool and its first holder by the back office's API, operators by the user pool."""
+        self.back_office("POST", "/v1/terminals", POOL.encode(), "text/csv")
+        self.back_office("PUT", f"/v1/terminals/{SOFTPOS_TID}/operator", json.dumps({"operator": OPERATOR}).encode())
+        if "OperatorsPoolId" in self.outputs:
+            for operator in (OPERATOR, SECOND_OPERATOR):
+                self.add_operator(operator)
+
+    def back_office(self, method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> Any:
+        """What the terminals API answers to a signed request. Raises urllib's HTTPError for a problem."""
+        url = self.gateway.url + path
+        headers = sign(method, url, body, {"Content-Type": content_type}, **SIGNER)
+        request = urllib.request.Request(url, body, headers, method=method)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
 
     def put_secret(self, output: str, value: dict[str, str]) -> None:
         """Store a new version of the secret that this output of the stack names."""
@@ -164,3 +186,12 @@ def bearer_token(aws_url: str, email: str = OPERATOR) -> str:
     )
     token: str = answer["AuthenticationResult"]["IdToken"]
     return token
+
+
+def _points_of_sale() -> dict[str, dict[str, str]]:
+    """The pool as Nexi's portal has it."""
+    known: dict[str, dict[str, str]] = {}
+    for pair in csv.DictReader(POOL.splitlines()):
+        terminals = {pair["softpos_tid"]: "softpos", pair["mpos_tid"]: "mpos"}
+        known.setdefault(pair["point_of_sale"], {}).update({tid: kind for tid, kind in terminals.items() if tid})
+    return known

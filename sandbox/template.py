@@ -30,6 +30,7 @@ class Route:
     path: str
     function: str
     authorizer: str | None
+    """One of the API's JWT authorizers, or `AWS_IAM`."""
 
     @property
     def key(self) -> str:
@@ -50,7 +51,10 @@ class Function:
 
 
 class Template:
-    """template.yaml, with parameters given and, one by one, the names of the resources that exist."""
+    """template.yaml, with parameters given and, one by one, the names of the resources that exist.
+
+    Raises ValueError for a parameter that it does not have or allow, and for parameters that break one of its rules.
+    """
 
     def __init__(self, path: Path, parameters: Mapping[str, str], account: str = "123456789012") -> None:
         self._root = path.parent
@@ -59,14 +63,17 @@ class Template:
         unknown = set(parameters) - set(declared)
         if unknown:
             raise ValueError(f"template.yaml has no parameters {sorted(unknown)}")
-        given = {name: parameters.get(name, each.get("Default")) for name, each in declared.items()}
+        given = {name: _parameter(name, each, parameters) for name, each in declared.items()}
         self._values: dict[str, Any] = {**PSEUDO_PARAMETERS, "AWS::AccountId": account, **given}
         self._attributes: dict[tuple[str, str], Any] = {}
+        self._check_rules()
 
     def resources(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Properties of the resources of this type, by logical id, not yet resolved."""
+        """Properties of the resources of this type that the parameters ask for, by logical id, not yet resolved."""
         return {
-            name: each.get("Properties", {}) for name, each in self._body["Resources"].items() if each["Type"] == kind
+            name: each.get("Properties", {})
+            for name, each in self._body["Resources"].items()
+            if each["Type"] == kind and self._wanted(each)
         }
 
     def exists(self, logical_id: str, ref: str, **attributes: str) -> None:
@@ -104,6 +111,7 @@ class Template:
                 if event["Type"] == "HttpApi":
                     http = event["Properties"]
                     authorizer = http.get("Auth", {}).get("Authorizer", default)
+                    authorizer = None if authorizer == "NONE" else authorizer
                     routes.append(Route(http["Method"].upper(), http["Path"], function, authorizer))
         return routes
 
@@ -116,6 +124,8 @@ class Template:
         """The outputs that can be resolved here."""
         resolved = {}
         for name, output in self._body["Outputs"].items():
+            if not self._wanted(output):
+                continue
             try:
                 resolved[name] = self.resolve(output["Value"])
             except UnresolvedError:
@@ -138,6 +148,16 @@ class Template:
                 return self._function(name, argument)
         return {name: self.resolve(each) for name, each in value.items()}
 
+    def _wanted(self, declared: dict[str, Any]) -> bool:
+        return bool(self.resolve({"Condition": declared["Condition"]})) if "Condition" in declared else True
+
+    def _check_rules(self) -> None:
+        for rule in self._body.get("Rules", {}).values():
+            if self.resolve(rule.get("RuleCondition", True)):
+                for each in rule["Assertions"]:
+                    if not self.resolve(each["Assert"]):
+                        raise ValueError(each["AssertDescription"])
+
     def _function(self, name: str, argument: Any) -> Any:
         match name, argument:
             case "Fn::Sub", str():
@@ -156,6 +176,8 @@ class Template:
                 return all(self.resolve(each) for each in conditions)
             case "Fn::Or", [*conditions]:
                 return any(self.resolve(each) for each in conditions)
+            case "Fn::Contains", [texts, text]:
+                return self.resolve(text) in self.resolve(texts)
             case "Fn::FindInMap", [mapping, first, second]:
                 return self._body["Mappings"][mapping][self.resolve(first)][self.resolve(second)]
             case "Fn::Join", [separator, parts]:
@@ -178,6 +200,15 @@ class Template:
     def _only(self, kind: str) -> dict[str, Any]:
         (properties,) = self.resources(kind).values()
         return properties
+
+
+def _parameter(name: str, declared: dict[str, Any], given: Mapping[str, str]) -> Any:
+    value = given.get(name, declared.get("Default"))
+    if value not in declared.get("AllowedValues", [value]) or not re.search(
+        declared.get("AllowedPattern", ""), str(value)
+    ):
+        raise ValueError(f"parameter {name} cannot be {value!r}")
+    return str(value).split(",") if declared["Type"] == "CommaDelimitedList" else value
 
 
 class UnresolvedError(LookupError):

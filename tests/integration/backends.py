@@ -12,8 +12,9 @@ from typing import Any
 import requests
 from lines import Lines
 
-from sandbox.gateway import Gateway
+from sandbox.gateway import SIGNER, Gateway
 from sandbox.local import OPERATOR, LocalStack
+from sandbox.sigv4 import sign
 from sandbox.template import Function
 
 _counter = itertools.count()
@@ -45,6 +46,14 @@ class Backend:
         with requests.Session() as session:
             session.trust_env = False
             return session.request(method, self.url + path, data=data, headers=sent, timeout=30)
+
+    def back_office(self, method: str, path: str, body: Any = None) -> requests.Response:
+        """A signed request of the merchant's back office: text as CSV, anything else as JSON."""
+        kind = "text/csv" if isinstance(body, str) else "application/json"
+        data = body.encode() if isinstance(body, str) else b"" if body is None else json.dumps(body).encode()
+        return self.post(
+            data, None, sign(method, self.url + path, data, {"Content-Type": kind}, **SIGNER), method, path
+        )
 
     def enroll(self, operator: str = OPERATOR, device_id: str = "device-1") -> requests.Response:
         """An enrollment as the app asks for it."""
@@ -91,7 +100,7 @@ class ChangedTemplate:
 def backend(stack: LocalStack, environment: dict[str, str] | None = None, **changes: Any) -> Iterator[Backend]:
     """Cold functions with an empty cache table on the stack's AWS. `changes` are for its functions: folder, timeout."""
     lines = Lines()
-    changed = {"CACHE_TABLE": cache_table(stack), **(environment or {})}
+    changed = {"CACHE_TABLE": table(stack, "CacheTable"), **(environment or {})}
     template: Any = ChangedTemplate(stack, changed, **changes)
     gateway = Gateway(template, stack.aws, lambda _source, line: lines.add(line))
     gateway.start()
@@ -101,12 +110,10 @@ def backend(stack: LocalStack, environment: dict[str, str] | None = None, **chan
         gateway.stop()
 
 
-def cache_table(stack: LocalStack) -> str:
-    """A new table with the shape of the template's."""
-    (properties,) = (
-        each for name, each in stack.template.resources("AWS::DynamoDB::Table").items() if name == "CacheTable"
-    )
-    name = f"cache-{next(_counter)}"
+def table(stack: LocalStack, logical_id: str) -> str:
+    """A new table with the shape of this one of the template's."""
+    properties = stack.template.resources("AWS::DynamoDB::Table")[logical_id]
+    name = f"{logical_id}-{next(_counter)}"
     client(stack, "dynamodb").create_table(
         TableName=name, **{each: properties[each] for each in ("AttributeDefinitions", "KeySchema", "BillingMode")}
     )
@@ -126,13 +133,13 @@ def secret(stack: LocalStack, value: str | bytes | dict[str, Any] | None) -> str
 
 
 def operator(stack: LocalStack, **item: str) -> str:
-    """The e-mail of a new operator who can sign in, with this item in the terminals table; none when empty."""
+    """The e-mail of a new operator who can sign in, with this item in the registry, sound or not; none when empty."""
     email = f"operator-{next(_counter)}@example.com"
     stack.add_operator(email)
     if item:
         client(stack, "dynamodb").put_item(
             TableName=stack.outputs["TerminalsTableName"],
-            Item={"id": {"S": f"operator#{email}"}, **{name: {"S": value} for name, value in item.items()}},
+            Item={name: {"S": value} for name, value in {"pk": "operators", "sk": email, **item}.items()},
         )
     return email
 

@@ -11,8 +11,10 @@ from backends import Backend, backend
 from failures import FAILURES, Outcome
 from leaks import recorded
 from lines import Lines, LinesHandler
+from tokens import Forger
 
-from sandbox.local import LocalStack
+from sandbox.local import TEMPLATE, LocalStack
+from sandbox.template import Template
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +25,9 @@ def function_lines() -> Lines:
 
 @pytest.fixture(scope="session")
 def stack(function_lines: Lines) -> Iterator[LocalStack]:
-    """Nexi, AWS and the API, on free ports."""
-    with LocalStack(log=lambda _source, line: function_lines.add(line)) as running:
+    """Nexi, AWS and the API, on free ports, with all that can be switched on, for operators who never tire."""
+    parameters = {"SampleAppApi": "true", "EnrollmentsPerMinute": "1000000"}
+    with LocalStack(parameters=parameters, log=lambda _source, line: function_lines.add(line)) as running:
         yield running
 
 
@@ -43,6 +46,18 @@ def start_backend(stack: LocalStack) -> Iterator[Callable[..., Backend]]:
             return running.enter_context(backend(stack, environment, **changes))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def forger(stack: LocalStack) -> Forger:
+    """Makes tokens that the stack's authorizer takes, or just does not."""
+    return Forger(stack)
+
+
+@pytest.fixture
+def template_of() -> Callable[..., Template]:
+    """template.yaml with these parameters: `template_of(Stage="production")`."""
+    return lambda **parameters: Template(TEMPLATE, parameters)
 
 
 @pytest.fixture

@@ -298,7 +298,7 @@ FAILURES = [
         500,
         "misconfigured",
         ("TERMINALS_TABLE", "every TID"),
-        "write it anew",
+        "assign a terminal anew",
     ),
     Failure(
         "a terminals table that does not exist",

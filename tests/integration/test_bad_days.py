@@ -31,6 +31,7 @@ from softpos.credentials import CredentialStore
 from softpos.deadline import Deadline
 from softpos.enrollment import Enrollment
 from softpos.idempotency import Idempotency
+from softpos.limit import OperatorLimit
 from softpos.nexi import KEYS_COOLDOWN_SECONDS, KEYS_STALE_SECONDS, Nexi
 from softpos.settings import Settings
 from softpos.terminals import TerminalRegistry
@@ -64,11 +65,13 @@ class Phone:
         self.credentials = CredentialStore(
             secrets, settings.application_secret_id, settings.certificate_secret_id, clock
         )
-        self.nexi = Nexi(settings, self.credentials, CacheTable(dynamodb, settings.cache_table, clock), clock)
+        table = CacheTable(dynamodb, settings.cache_table, clock)
+        self.nexi = Nexi(settings, self.credentials, table, clock)
         self.enrollment = Enrollment(
             TerminalRegistry(stack.aws.client("dynamodb"), settings.terminals_table),
             self.nexi,
             lambda: Idempotency(dynamodb, settings.cache_table, self.credentials, clock),
+            OperatorLimit(table, self.credentials, 1_000_000, clock),
             Circuit(clock),
             seams.get("sleep", clock.sleep),
         )
@@ -943,7 +946,8 @@ class TestIdempotencyKey:
         stack.aws.client("dynamodb").put_item(
             TableName=stack.outputs["TerminalsTableName"],
             Item={
-                "id": {"S": "operator#another@example.com"},
+                "pk": {"S": "operators"},
+                "sk": {"S": "another@example.com"},
                 "operator": {"S": "another@example.com"},
                 "point_of_sale": {"S": "00012345"},
                 "softpos_tid": {"S": "30000001"},

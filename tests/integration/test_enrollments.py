@@ -1,9 +1,7 @@
 """POST /v1/enrollments over HTTP, through the authorizer, on execution environments, with a strict Nexi behind."""
 
 import base64
-import gzip
 import hmac
-import importlib.resources
 import json
 import re
 import socket
@@ -18,8 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from backends import Backend, bearer, handler_folder
 from failures import FAILURES, Failure, Outcome
-from joserfc import jwt
 from joserfc.jwk import RSAKey
+from tokens import Forger
 
 from sandbox.local import MPOS_TID, OPERATOR, PASSWORD, POINT_OF_SALE, SOFTPOS_TID, LocalStack
 
@@ -108,46 +106,6 @@ def test_json_is_read_whatever_the_content_type_says(api: Backend, content_type:
 
 
 # ---------------------------------------------------------------- who may ask
-
-
-class Forger:
-    """Makes bearer tokens like the user pool's, but for what a test wants wrong."""
-
-    def __init__(self, stack: LocalStack) -> None:
-        packed = importlib.resources.files("moto.cognitoidp").joinpath("resources/jwks-private.json.gz").read_bytes()
-        self.pool_key = RSAKey.import_key(json.loads(gzip.decompress(packed)))
-        self.issuer, (self.audience,) = stack.template.authorizer("Operators")
-        self.right = self.decoded(bearer(stack))
-
-    def token(self, key: Any = None, alg: str = "RS256", **claims: Any) -> str:
-        """The operator's token with other claims; one that is None is left away."""
-        changed = {name: value for name, value in {**self.right, **claims}.items() if value is not None}
-        header = {"alg": alg, "kid": "dummy", "typ": "JWT"}
-        return jwt.encode(header, changed, key or self.pool_key, algorithms=[alg])
-
-    def unsigned(self, token: str, signature: str = "", **header: str) -> str:
-        """The token with another header and this signature."""
-        _, claims, _ = token.split(".")
-        return f"{_segment({'typ': 'JWT', 'kid': 'dummy', **header})}.{claims}.{signature}"
-
-    def tampered(self) -> str:
-        """The operator's token with somebody else's e-mail in it."""
-        header, _, signature = self.token().split(".")
-        return f"{header}.{_segment({**self.right, 'email': 'boss@example.com'})}.{signature}"
-
-    @staticmethod
-    def decoded(token: str) -> dict[str, Any]:
-        claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
-        return claims
-
-
-def _segment(value: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
-
-
-@pytest.fixture(scope="module")
-def forger(stack: LocalStack) -> Forger:
-    return Forger(stack)
 
 
 def _other_key(forger: Forger) -> str:
@@ -266,8 +224,8 @@ INVALID = {
     "a list": (b'["device_id"]', JSON, {"body": "is not a JSON object"}),
     "null": (b"null", JSON, {"body": "is not a JSON object"}),
     "a text": (b'"device_id"', JSON, {"body": "is not a JSON object"}),
-    "binary garbage": (b"\xff\xfe\x00garbage", BINARY, {"body": "is not JSON"}),
-    "binary garbage that says it is JSON": (b"\xff\xfe\x00garbage", JSON, {"body": "is not JSON"}),
+    "binary garbage": (b"\xff\xfe\x00garbage", BINARY, {"body": "is not text in UTF-8"}),
+    "binary garbage that says it is JSON": (b"\xff\xfe\x00garbage", JSON, {"body": "is not text in UTF-8"}),
     "binary that is text and no JSON": (b"garbage", BINARY, {"body": "is not JSON"}),
     "no device id": (b"{}", JSON, {"device_id": "is missing"}),
     "a device id that is null": (b'{"device_id": null}', JSON, {"device_id": "is not a string"}),

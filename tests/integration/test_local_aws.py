@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from backends import cache_table, client
+from backends import client, table
 
 from sandbox.local import LocalStack
 
@@ -26,7 +26,7 @@ def _threads_interrupt_each_other_often() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_threads_interrupt_each_other_often")
 def test_of_sixteen_clients_that_put_one_key_if_it_is_not_there_exactly_one_wins_each_round(stack: LocalStack) -> None:
-    table = cache_table(stack)
+    name = table(stack, "CacheTable")
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = list(pool.map(lambda _: stack.aws.client("dynamodb"), range(CLIENTS)))
         start = threading.Barrier(CLIENTS, timeout=20)
@@ -35,7 +35,7 @@ def test_of_sixteen_clients_that_put_one_key_if_it_is_not_there_exactly_one_wins
             start.wait()
             try:
                 dynamodb.put_item(
-                    TableName=table, Item={"id": {"S": key}}, ConditionExpression="attribute_not_exists(id)"
+                    TableName=name, Item={"id": {"S": key}}, ConditionExpression="attribute_not_exists(id)"
                 )
             except dynamodb.exceptions.ConditionalCheckFailedException:
                 return False

@@ -248,6 +248,7 @@ def short() -> Iterator[dict[str, Run]]:
         port = str(taken.getsockname()[1])
         runs = {
             "once": Run(free_ports(), ONCE="1"),
+            "parameters": Run(free_ports(), ONCE="1", PARAMETERS="SampleAppApi=true Stage=production"),
             "fails": Run(free_ports(), "-c", FORGETFUL, ONCE="1"),
             "token": Run(free_ports(), "-m", "sandbox", "token"),
             "walk": Run(free_ports(), "-m", "sandbox", "walk"),
@@ -270,6 +271,13 @@ def test_once_enrolls_prints_every_step_and_no_secret_and_ends_well(short: dict[
     assert set(claims) == CLAIMS
     assert json.loads(claims["aud"]) == f"https://127.0.0.1:{run.ports['NEXI_PORT']}"
     assert re.search(r"request_uri +urn:softpos_[0-9a-f-]{36}", text)
+    pool, configuration, enrollment = (
+        text.index(f"{what} as ") for what in ("GET /v1/terminals", "GET /v1/app-configuration", "POST /v1/enrollments")
+    )
+    assert pool < configuration < enrollment
+    assert re.search(r"00012345: 30000001, 40000001 +mario\.rossi@example\.com", text)
+    assert len(re.findall(r"^  \d{8}: .* free$", text, re.MULTILINE)) == 3
+    assert re.search(r'redirect_uri +"https://merchant\.example/softpos"', text)
     assert re.search(r"\b201 after \d+ ms", text)
     assert not re.search(r"eyJ|PRIVATE KEY|[A-Za-z0-9_-]{40,}", text.replace("urn:softpos_", ""))
     assert "Traceback" not in text
@@ -291,6 +299,14 @@ def test_what_is_no_port_gets_a_sentence(variable: str, short: dict[str, Run]) -
     run = short[f"no port {variable}"]
     assert run.ended() == 1
     assert run.output.text == f"softpos: {variable}: {NO_PORTS[variable]!r} is not a port from 1 to 65535"
+
+
+def test_a_parameter_that_the_template_refuses_gets_a_sentence(short: dict[str, Run]) -> None:
+    run = short["parameters"]
+    assert run.ended() == 1
+    assert "SampleAppApi is for staging" in run.line("softpos: ")
+    assert "Traceback" not in run.output.text
+    assert_ports_free(run.ports)
 
 
 def test_a_token_from_nowhere_gets_a_sentence(short: dict[str, Run]) -> None:

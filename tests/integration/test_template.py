@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ VARIABLES = {
     "TERMINALS_TABLE",
     "CACHE_TABLE",
     "STAGE",
+    "ASSIGN_ON_FIRST_USE",
+    "POINT_OF_SALE_CLAIM",
+    "ENROLLMENTS_PER_MINUTE",
 }
 
 
@@ -33,10 +37,11 @@ def template() -> Template:
 def test_every_route_of_the_template_is_served_and_guarded(api: Backend, stack: LocalStack) -> None:
     routes = stack.template.routes()
     assert "POST /v1/enrollments" in [route.key for route in routes]
+    refusal = {"Operators": 401, "AWS_IAM": 403}
     for route in routes:
         path = route.path.replace("{", "").replace("}", "").replace("+", "")
         without = api.post(None, None, method=route.method, path=path)
-        assert without.status_code == (401 if route.authorizer else without.status_code)
+        assert without.status_code == (refusal[route.authorizer] if route.authorizer else 400)
         assert without.json() != {"message": "Not Found"}
         with_token = api.post({}, bearer(stack), method=route.method, path=path)
         assert with_token.json() != {"message": "Not Found"}
@@ -44,6 +49,9 @@ def test_every_route_of_the_template_is_served_and_guarded(api: Backend, stack: 
 
 def test_no_route_is_served_that_the_template_does_not_have(api: Backend, stack: LocalStack) -> None:
     wanted = {(route.method, route.path) for route in stack.template.routes()}
+    # Where a TID may stand, any other word may, too.
+    literal = ("/v1/terminals/assignments", "/v1/terminals/moves")
+    wanted |= {(method, path) for path in literal for method, at in wanted.copy() if at == "/v1/terminals/{tid}"}
     served = set()
     for path in {path for _, path in wanted} | {"/", "/health", "/v1", "/openapi.json", "/docs"}:
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
@@ -52,8 +60,86 @@ def test_no_route_is_served_that_the_template_does_not_have(api: Backend, stack:
     assert served == wanted
 
 
-def test_every_route_has_the_operators_authorizer(template: Template) -> None:
-    assert {route.authorizer for route in template.routes()} == {"Operators"}
+def test_every_route_is_an_operators_or_the_back_offices(template_of: Callable[..., Template]) -> None:
+    for route in template_of(SampleAppApi="true").routes():
+        if route.path.startswith("/v1/terminals"):
+            assert route.authorizer == "AWS_IAM", route
+        elif route.path == "/user/login":
+            assert route.authorizer is None, route
+        else:
+            assert route.authorizer == "Operators", route
+
+
+def test_the_sample_apps_api_is_off_unless_it_is_asked_for(template: Template, stack: LocalStack) -> None:
+    sample = {"POST /user/login", "POST /android-app-config/obtain", "POST /par/execute"}
+    assert not sample & {route.key for route in template.routes()}
+    assert sample <= {route.key for route in stack.template.routes()}
+    assert "SampleAppFunction" not in template.resources("AWS::Serverless::Function")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"SampleAppApi": "true", "Stage": "production"}, "SampleAppApi is for staging"),
+        (
+            {"SampleAppApi": "true", "JwtIssuer": "https://login.example", "JwtAudience": "a"},
+            "SampleAppApi signs operators in at the stack's own user pool",
+        ),
+        ({"JwtIssuer": "https://login.example"}, "JwtIssuer goes with JwtAudience"),
+        ({"Stage": "test"}, "parameter Stage cannot be 'test'"),
+        ({"JwtIssuer": "http://login.example", "JwtAudience": "a"}, "parameter JwtIssuer cannot be"),
+    ],
+    ids=["sample-app-in-production", "sample-app-elsewhere", "issuer-without-audience", "value", "pattern"],
+)
+def test_parameters_that_do_not_go_together_are_refused(
+    parameters: dict[str, str], sentence: str, template_of: Callable[..., Template]
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        template_of(**parameters)
+
+
+def test_what_the_registry_has_is_not_lost_by_mistake(template: Template) -> None:
+    properties = template.resources("AWS::DynamoDB::Table")["TerminalsTable"]
+    assert properties["DeletionProtectionEnabled"] is True
+    assert properties["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert template._body["Resources"]["TerminalsTable"]["DeletionPolicy"] == "Retain"
+
+
+def test_the_api_is_throttled_and_has_no_cors(template: Template) -> None:
+    (api,) = template.resources("AWS::Serverless::HttpApi").values()
+    assert api["DefaultRouteSettings"]["ThrottlingRateLimit"] > 0
+    assert api["DefaultRouteSettings"]["ThrottlingBurstLimit"] > 0
+    assert "CorsConfiguration" not in api
+
+
+def test_operators_are_made_by_administrators_may_have_a_second_factor_and_short_tokens(template: Template) -> None:
+    (pool,) = template.resources("AWS::Cognito::UserPool").values()
+    assert pool["AdminCreateUserConfig"]["AllowAdminCreateUserOnly"] is True
+    assert (pool["MfaConfiguration"], pool["EnabledMfas"]) == ("OPTIONAL", ["SOFTWARE_TOKEN_MFA"])
+    (client,) = template.resources("AWS::Cognito::UserPoolClient").values()
+    assert client["TokenValidityUnits"]["IdToken"] == client["TokenValidityUnits"]["AccessToken"] == "minutes"
+    assert max(client["IdTokenValidity"], client["AccessTokenValidity"]) <= 15
+
+
+def test_only_who_changes_the_registry_may_write_to_it(template_of: Callable[..., Template]) -> None:
+    """As far as the template says; AWS enforces it."""
+
+    def writers(template: Template) -> set[str]:
+        found = set()
+        for name, properties in template.resources("AWS::Serverless::Function").items():
+            (policy,) = properties.get("Policies", [])
+            for statement in policy["Statement"]:
+                if "Fn::If" in statement:
+                    condition, then, _ = statement["Fn::If"]
+                    statement = then if template.resolve({"Condition": condition}) else {}  # noqa: PLW2901
+                if statement.get("Resource") == {"Fn::GetAtt": ["TerminalsTable", "Arn"]} and set(
+                    statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+                ) & {"dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"}:
+                    found.add(name)
+        return found
+
+    assert writers(template_of()) == {"TerminalsFunction"}
+    assert writers(template_of(AssignOnFirstUse="true")) == {"TerminalsFunction", "AppConfigurationFunction"}
 
 
 def test_every_functions_environment_has_the_fixed_names_and_they_resolve(stack: LocalStack) -> None:
@@ -63,6 +149,7 @@ def test_every_functions_environment_has_the_fixed_names_and_they_resolve(stack:
         assert set(function.environment) >= VARIABLES, function.name
         assert function.environment["NEXI_BASE_URL"] == stack.nexi.base_url
         assert function.environment["STAGE"] == "staging"
+        assert function.environment["ENROLLMENTS_PER_MINUTE"] == "1000000"
         assert function.environment["CACHE_TABLE"] == "softpos-CacheTable"
         assert function.environment["TERMINALS_TABLE"] == stack.outputs["TerminalsTableName"]
         assert function.environment["APPLICATION_SECRET_ID"] == stack.outputs["ApplicationSecretId"]

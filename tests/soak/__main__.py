@@ -31,7 +31,7 @@ def main() -> int:
     print(f"soak: {MINUTES:g} minutes, {PHONES} phones, SEED={SEED}", flush=True)
     outcomes: Counter[str] = Counter()
     stopping = threading.Event()
-    with LocalStack() as stack:
+    with LocalStack(parameters={"EnrollmentsPerMinute": "1000000"}) as stack:
         bearer = stack.token()
 
         def use_phone(number: int) -> None:

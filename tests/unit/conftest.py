@@ -76,7 +76,7 @@ def lines() -> Iterator[Lines]:
 
 @pytest.fixture
 def dynamodb() -> Iterator[Any]:
-    """DynamoDB, with an empty table called `cache`."""
+    """DynamoDB, with an empty table called `cache` and one called `terminals`."""
     with mock_aws():
         client = boto3.client(
             "dynamodb", region_name="eu-south-1", aws_access_key_id="test", aws_secret_access_key="test"
@@ -86,5 +86,11 @@ def dynamodb() -> Iterator[Any]:
             BillingMode="PAY_PER_REQUEST",
             AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
             KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        )
+        client.create_table(
+            TableName="terminals",
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
         )
         yield client

@@ -1,15 +1,16 @@
 """How often an enrollment tries, and what the circuit is told. Nexi is a script."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from softpos.circuit import OPEN_AFTER_FAILURES, Circuit
 from softpos.deadline import Deadline
 from softpos.enrollment import Enrollment
-from softpos.errors import NexiRejectedError, NexiUnavailableError, SoftposError
+from softpos.errors import NexiRejectedError, NexiUnavailableError, SoftposError, TooManyEnrollmentsError
 from softpos.nexi import PushedAuthorization
+from softpos.terminals import Assignment
 
 PUSHED = PushedAuthorization("urn:x", 90, 1_800_000_090)
 DOWN = NexiUnavailableError("down")
@@ -32,6 +33,30 @@ class Nexi:
         return False
 
 
+class Limit:
+    """Lets each operator enroll so many times."""
+
+    def __init__(self, times: int) -> None:
+        self._left = dict.fromkeys(("limited@b.c",), times)
+
+    def admit(self, operator: str) -> None:
+        left = self._left.get(operator, 1_000)
+        if not left:
+            raise TooManyEnrollmentsError("no more")
+        self._left[operator] = left - 1
+
+
+class Once:
+    """Answers a key that came before with what was pushed then."""
+
+    pushed: ClassVar[dict[str, PushedAuthorization]] = {}
+
+    def once(self, key: str, held: Any, device_id: str, deadline: Deadline, enroll: Any) -> PushedAuthorization:
+        if key not in self.pushed:
+            self.pushed[key] = enroll()
+        return self.pushed[key]
+
+
 @pytest.fixture
 def nexi() -> Nexi:
     return Nexi()
@@ -49,9 +74,9 @@ def slept() -> list[float]:
 
 @pytest.fixture
 def enrollment(nexi: Nexi, circuit: Circuit, slept: list[float]) -> Enrollment:
-    held = SimpleNamespace(point_of_sale="00012345", terminal_ids=("30000001",))
-    registry: Any = SimpleNamespace(held_by=lambda _: held)
-    return Enrollment(registry, nexi, lambda: None, circuit, slept.append)  # type: ignore[arg-type,return-value]  # fakes
+    registry: Any = SimpleNamespace(held_by=lambda email: Assignment("00012345", "30000001", None, email))
+    limit: Any = Limit(3)
+    return Enrollment(registry, nexi, Once, limit, circuit, slept.append)  # type: ignore[arg-type]  # fakes
 
 
 def test_failures_with_successes_between_them_open_no_circuit(enrollment: Enrollment, nexi: Nexi) -> None:
@@ -75,3 +100,33 @@ def test_each_failure_of_an_enrollment_lengthens_the_pause(
     nexi.next = [DOWN] * 4
     assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
     assert slept == [0.2, 0.4, 0.8, 1.0]
+
+
+def test_the_limit_is_an_operators_and_nexi_hears_nothing_of_what_is_over_it(
+    enrollment: Enrollment, nexi: Nexi
+) -> None:
+    for _ in range(3):
+        enrollment.enroll("limited@b.c", "device", Deadline(60))
+    with pytest.raises(TooManyEnrollmentsError):
+        enrollment.enroll("limited@b.c", "device", Deadline(60))
+    assert nexi.pushed == 3
+    assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
+
+
+def test_an_answer_that_is_repeated_counts_for_no_enrollment(enrollment: Enrollment, nexi: Nexi) -> None:
+    for _ in range(10):
+        assert enrollment.enroll("limited@b.c", "device", Deadline(60), "key") is PUSHED
+    assert nexi.pushed == 1
+
+
+def test_a_new_key_is_no_way_around_the_limit(enrollment: Enrollment) -> None:
+    for key in "abc":
+        enrollment.enroll("limited@b.c", "device", Deadline(60), f"new {key}")
+    with pytest.raises(TooManyEnrollmentsError):
+        enrollment.enroll("limited@b.c", "device", Deadline(60), "new d")
+
+
+def test_the_attempts_of_one_enrollment_count_once(enrollment: Enrollment, nexi: Nexi) -> None:
+    nexi.next = [DOWN, DOWN]
+    for _ in range(3):
+        assert enrollment.enroll("limited@b.c", "device", Deadline(60)) is PUSHED

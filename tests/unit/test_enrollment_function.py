@@ -1,15 +1,16 @@
 """The handler of POST /v1/enrollments, on the events in events/: the same files are there for `sam local invoke`."""
 
 import base64
-import copy
-import importlib.util
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import handlers
 import pytest
+from handlers import EVENTS, OPERATOR, Context, Event, invoke, load_event, load_function
 from unit_support import Lines
 
 from softpos import enrollment, telemetry
@@ -26,34 +27,17 @@ from softpos.errors import (
 )
 from softpos.nexi import PushedAuthorization
 
-ROOT = Path(__file__).parents[2]
 DEVICE_ID = "c0ffee5d-8f1b-4a53-9f1e-2f6f0a7c1d10"
-OPERATOR = "mario.rossi@example.com"
 WITHOUT_TERMINAL = "nessun.terminale@example.com"
 REQUEST_URI = "urn:softpos_a86dd649-3a0d-4c0c-ad9e-c0aa58058d18"
 
-Event = dict[str, Any]
-
 
 def load(name: str) -> Event:
-    event: Event = json.loads((ROOT / "events" / f"enrollment-{name}.json").read_text())
-    return event
+    return load_event(f"enrollment-{name}")
 
 
 def with_body(body: Any) -> Event:
-    """The event of an enrollment with another body: text as it is, anything else as JSON."""
-    return {**load("created"), "body": body if isinstance(body, str) else json.dumps(body)}
-
-
-@dataclass
-class Context:
-    """As much of Lambda's context as the handler looks at."""
-
-    aws_request_id: str = "0c1d2e3f-invocation"
-    remaining: int = 14_900
-
-    def get_remaining_time_in_millis(self) -> int:
-        return self.remaining
+    return handlers.with_body(load("created"), body)
 
 
 @dataclass
@@ -79,13 +63,7 @@ class FakeEnrollment:
 
 @pytest.fixture(scope="module")
 def function() -> ModuleType:
-    """The function as Lambda has it: a file called app, in no package."""
-    spec = importlib.util.spec_from_file_location("enrollment_app", ROOT / "functions" / "enrollment" / "app.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_function("enrollment")
 
 
 @pytest.fixture
@@ -97,14 +75,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> FakeEnrollment:
 
 @pytest.fixture
 def handle(function: ModuleType, service: FakeEnrollment) -> Any:
-    def handle(event: Event, context: Context | None = None) -> dict[str, Any]:
-        before = copy.deepcopy(event)
-        answer: dict[str, Any] = function.lambda_handler(event, context or Context())
-        assert event == before
-        assert json.loads(json.dumps(answer)) == answer
-        return answer
-
-    return handle
+    return partial(invoke, function)
 
 
 class TestAnEnrollment:
@@ -188,7 +159,7 @@ class TestTheDeadline:
 INVALID = [
     pytest.param(load("body-absent"), {"body": "is missing"}, id="body-absent"),
     pytest.param(load("body-not-json"), {"body": "is not JSON"}, id="body-not-json"),
-    pytest.param(load("body-not-base64"), {"body": "is not JSON"}, id="body-not-base64"),
+    pytest.param(load("body-not-base64"), {"body": "is not text in UTF-8"}, id="body-not-base64"),
     pytest.param(load("body-not-an-object"), {"body": "is not a JSON object"}, id="body-an-array"),
     pytest.param(with_body('"c0ffee"'), {"body": "is not a JSON object"}, id="body-a-string"),
     pytest.param(with_body("null"), {"body": "is not a JSON object"}, id="body-null"),
@@ -347,7 +318,7 @@ class TestAFailure:
         assert lines.only()["remedy"] == "set it"
 
 
-FILES = sorted((ROOT / "events").glob("enrollment-*.json"))
+FILES = sorted(EVENTS.glob("enrollment-*.json"))
 
 
 class TestTheEventFiles:

@@ -6,18 +6,34 @@ from softpos.errors import (
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
+    NoTerminalFreeError,
+    OperatorHoldsTerminalError,
     OperatorUnknownError,
+    PairsRefusedError,
+    PointOfSaleUnknownError,
+    RegistryBusyError,
     SoftposError,
+    TerminalHeldError,
     TerminalNotAssignedError,
+    TerminalUnknownError,
+    TooManyEnrollmentsError,
 )
 
 
 def test_codes_are_what_the_phone_was_promised() -> None:
-    codes = {error.__name__: error.code for error in SoftposError.__subclasses__()}
+    codes = {error.__name__: error.code for error in (*SoftposError.__subclasses__(), PairsRefusedError)}
     assert codes | {"SoftposError": SoftposError.code} == {
         InvalidRequestError.__name__: "invalid_request",
         OperatorUnknownError.__name__: "operator_unknown",
         TerminalNotAssignedError.__name__: "terminal_not_assigned",
+        PointOfSaleUnknownError.__name__: "point_of_sale_unknown",
+        NoTerminalFreeError.__name__: "no_terminal_free",
+        TerminalUnknownError.__name__: "terminal_unknown",
+        TerminalHeldError.__name__: "terminal_held",
+        OperatorHoldsTerminalError.__name__: "operator_holds_terminal",
+        PairsRefusedError.__name__: "pairs_refused",
+        RegistryBusyError.__name__: "registry_busy",
+        TooManyEnrollmentsError.__name__: "too_many_enrollments",
         IdempotencyKeyReusedError.__name__: "idempotency_key_reused",
         EnrollmentInProgressError.__name__: "enrollment_in_progress",
         MisconfiguredError.__name__: "misconfigured",

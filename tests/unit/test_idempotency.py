@@ -32,8 +32,8 @@ def idempotency(dynamodb: Any) -> Idempotency:
     return Idempotency(dynamodb, "cache", credentials)
 
 
-def held(operator: str = "a@b.c", *terminal_ids: str) -> Assignment:
-    return Assignment(operator, "point of sale", terminal_ids or ("tid",))
+def held(operator: str = "a@b.c", softpos_tid: str = "tid") -> Assignment:
+    return Assignment("point of sale", softpos_tid, None, operator)
 
 
 def items(dynamodb: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unit_support import RsaPair
 
 from softpos.errors import NexiUnavailableError
-from softpos.jwks import EncryptionKey, choose_key
+from softpos.jwks import EncryptionKey, fit_keys
 
 
 def base64url(number: int) -> str:
@@ -33,6 +33,11 @@ def jwk(nexi_key: RsaPair) -> dict[str, Any]:
 def other_jwk(other_key: RsaPair) -> dict[str, Any]:
     numbers = other_key.public.public_numbers()
     return {"kty": "RSA", "kid": "other", "use": "enc", "n": base64url(numbers.n), "e": base64url(numbers.e)}
+
+
+def choose_key(document: bytes) -> EncryptionKey:
+    """The one that assertions are encrypted to."""
+    return fit_keys(document)[0]
 
 
 def without(jwk: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -276,3 +281,28 @@ def test_no_json_raises_anything_else(value: Any) -> None:
 @given(st.lists(ALMOST_KEYS | JSON, max_size=4))
 def test_no_set_of_almost_keys_raises_anything_else(keys: list[Any]) -> None:
     assert_nothing_but_a_fit_key_or_our_error(document(*keys))
+
+
+class TestWhatIsPublished:
+    def test_every_fit_key_those_for_encryption_first_and_no_other(
+        self, jwk: dict[str, Any], other_jwk: dict[str, Any]
+    ) -> None:
+        unsaid = without({**other_jwk, "kid": "unsaid"}, "use")
+        signing = {**jwk, "kid": "signing", "use": "sig"}
+        published = fit_keys(document(unsaid, signing, jwk, other_jwk))
+        assert [key.kid for key in published] == ["nexi-1", "other", "unsaid"]
+
+    def test_the_public_members_that_were_checked_and_none_that_nexi_added(self, jwk: dict[str, Any]) -> None:
+        (key,) = fit_keys(document({**jwk, "x5u": "https://elsewhere.example", "nexi:note": 1, "n": jwk["n"] + "="}))
+        assert key.jwk() == jwk
+
+    def test_a_key_that_says_little_is_published_as_what_it_was_taken_for(self, jwk: dict[str, Any]) -> None:
+        (key,) = fit_keys(document(without(jwk, "use", "kid")))
+        assert key.jwk() == without(jwk, "kid")
+
+    def test_an_exponent_is_as_short_as_it_can_be(self, jwk: dict[str, Any]) -> None:
+        (key,) = fit_keys(document({**jwk, "e": "AAEAAQ"}))
+        assert key.jwk()["e"] == "AQAB"
+
+    def test_a_key_with_a_private_part_is_not(self, jwk: dict[str, Any], other_jwk: dict[str, Any]) -> None:
+        assert [key.kid for key in fit_keys(document({**jwk, "d": "AQAB"}, other_jwk))] == ["other"]

@@ -25,7 +25,7 @@ from softpos.settings import Settings
 from softpos.terminals import Assignment
 
 BASE_URL = "https://nexi.example"
-HELD = Assignment("mario.rossi@example.com", "00012345", ("30000001",))
+HELD = Assignment("00012345", "30000001", None, "mario.rossi@example.com")
 NOW = 1_800_000_000.0
 
 

@@ -17,16 +17,32 @@ from softpos.errors import (
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
+    NoTerminalFreeError,
+    OperatorHoldsTerminalError,
     OperatorUnknownError,
     OutOfTimeError,
+    PairsRefusedError,
+    PointOfSaleUnknownError,
+    RegistryBusyError,
     SoftposError,
+    TerminalHeldError,
     TerminalNotAssignedError,
+    TerminalUnknownError,
+    TooManyEnrollmentsError,
 )
 
 DOCUMENTED = [
     pytest.param(InvalidRequestError({"device_id": "is missing"}), "invalid_request", 400, id="invalid_request"),
     pytest.param(OperatorUnknownError("s3cr3t"), "operator_unknown", 403, id="operator_unknown"),
     pytest.param(TerminalNotAssignedError("s3cr3t"), "terminal_not_assigned", 409, id="terminal_not_assigned"),
+    pytest.param(PointOfSaleUnknownError("s3cr3t"), "point_of_sale_unknown", 403, id="point_of_sale_unknown"),
+    pytest.param(NoTerminalFreeError("s3cr3t"), "no_terminal_free", 409, id="no_terminal_free"),
+    pytest.param(TerminalUnknownError("s3cr3t"), "terminal_unknown", 404, id="terminal_unknown"),
+    pytest.param(TerminalHeldError("s3cr3t"), "terminal_held", 409, id="terminal_held"),
+    pytest.param(OperatorHoldsTerminalError("s3cr3t"), "operator_holds_terminal", 409, id="operator_holds_terminal"),
+    pytest.param(PairsRefusedError({"line 2": "is wrong"}), "pairs_refused", 422, id="pairs_refused"),
+    pytest.param(RegistryBusyError("s3cr3t"), "registry_busy", 503, id="registry_busy"),
+    pytest.param(TooManyEnrollmentsError("s3cr3t"), "too_many_enrollments", 429, id="too_many_enrollments"),
     pytest.param(IdempotencyKeyReusedError("s3cr3t"), "idempotency_key_reused", 422, id="idempotency_key_reused"),
     pytest.param(EnrollmentInProgressError("s3cr3t"), "enrollment_in_progress", 409, id="enrollment_in_progress"),
     pytest.param(CredentialsRefusedError("s3cr3t", "s3cr3t"), "misconfigured", 500, id="credentials-refused"),
@@ -66,7 +82,8 @@ class TestTheTable:
     @pytest.mark.parametrize(("error", "code", "status"), DOCUMENTED)
     def test_only_where_trying_again_may_help_is_it_said_when(self, error: Exception, code: str, status: int) -> None:
         headers = problems.problem(error, "request-1")["headers"]
-        assert ("retry-after" in headers) == (code in ("nexi_unavailable", "nexi_timeout", "enrollment_in_progress"))
+        again = {"nexi_unavailable", "nexi_timeout", "enrollment_in_progress", "registry_busy", "too_many_enrollments"}
+        assert ("retry-after" in headers) == (code in again)
         assert headers.get("retry-after", "5").isdigit()
 
     def test_an_error_may_say_itself_when_to_try_again(self) -> None:
@@ -102,7 +119,9 @@ class TestTheBody:
             {"member": "color", "detail": "is not known here"},
         ]
 
-    @pytest.mark.parametrize(("error", "code", "status"), [row for row in DOCUMENTED if row.id != "invalid_request"])
+    @pytest.mark.parametrize(
+        ("error", "code", "status"), [row for row in DOCUMENTED if row.id not in ("invalid_request", "pairs_refused")]
+    )
     def test_nothing_else_has_members(self, error: Exception, code: str, status: int) -> None:
         assert "errors" not in json.loads(problems.problem(error, "request-1")["body"])
 
@@ -131,7 +150,7 @@ class TestTheRequestsBody:
         ],
     )
     def test_an_object_is_read(self, body: str, is_base64: bool, value: dict[str, Any]) -> None:
-        assert problems.json_object(body, is_base64) == value
+        assert problems.json_object({"body": body, "isBase64Encoded": is_base64}) == value
 
     @pytest.mark.parametrize(
         ("body", "is_base64", "found"),
@@ -147,11 +166,11 @@ class TestTheRequestsBody:
             pytest.param("\ufeff{}", False, "is not JSON", id="byte-order-mark"),
             pytest.param("[" * 100_000, False, "is not JSON", id="nested-too-deeply"),
             pytest.param("9" * 5000, False, "is not JSON", id="a-number-too-long-for-python"),
-            pytest.param("%%%", True, "is not JSON", id="not-base64"),
-            pytest.param("é", True, "is not JSON", id="not-base64-nor-ascii"),
-            pytest.param("e3%0=", True, "is not JSON", id="base64-with-a-foreign-sign"),
-            pytest.param("e30", True, "is not JSON", id="base64-without-padding"),
-            pytest.param(base64_of(b"\xff\xfe"), True, "is not JSON", id="base64-of-no-text"),
+            pytest.param("%%%", True, "is not text in UTF-8", id="not-base64"),
+            pytest.param("é", True, "is not text in UTF-8", id="not-base64-nor-ascii"),
+            pytest.param("e3%0=", True, "is not text in UTF-8", id="base64-with-a-foreign-sign"),
+            pytest.param("e30", True, "is not text in UTF-8", id="base64-without-padding"),
+            pytest.param(base64_of(b"\xff\xfe"), True, "is not text in UTF-8", id="base64-of-no-text"),
             pytest.param("[]", False, "is not a JSON object", id="an-array"),
             pytest.param('"a"', False, "is not a JSON object", id="a-string"),
             pytest.param("1", False, "is not a JSON object", id="a-number"),
@@ -161,5 +180,5 @@ class TestTheRequestsBody:
     )
     def test_what_is_no_object_is_refused(self, body: str | None, is_base64: bool, found: str) -> None:
         with pytest.raises(InvalidRequestError) as caught:
-            problems.json_object(body, is_base64)
+            problems.json_object({"body": body, "isBase64Encoded": is_base64})
         assert caught.value.members == {"body": found}

@@ -21,8 +21,19 @@ ENVIRONMENT = {
     "TERMINALS_TABLE": "stack-terminals",
     "CACHE_TABLE": "stack-cache",
     "ASSERTION_HEADERS": "minimal",
+    "ASSIGN_ON_FIRST_USE": "true",
+    "POINT_OF_SALE_CLAIM": "custom:point_of_sale",
+    "ENROLLMENTS_PER_MINUTE": "25",
+    "OPERATORS_POOL_ID": "eu-south-1_A1b2C3d4E",
+    "OPERATORS_CLIENT_ID": "6h1k5l0m3n2o4p7q8r9s1t2u3v",
 }
-OPTIONAL = {"NEXI_CA_BUNDLE": "nexi_ca_bundle", "SIGNING_KEY_ID": "signing_key_id"}
+OPTIONAL = {
+    "NEXI_CA_BUNDLE": "nexi_ca_bundle",
+    "SIGNING_KEY_ID": "signing_key_id",
+    "POINT_OF_SALE_CLAIM": "point_of_sale_claim",
+    "OPERATORS_POOL_ID": "operators_pool_id",
+    "OPERATORS_CLIENT_ID": "operators_client_id",
+}
 REQUIRED = (
     "STAGE",
     "NEXI_BASE_URL",
@@ -45,12 +56,19 @@ def test_every_variable_is_read_into_its_field() -> None:
         "terminals_table": "stack-terminals",
         "cache_table": "stack-cache",
         "minimal_assertion_headers": True,
+        "assign_on_first_use": True,
+        "point_of_sale_claim": "custom:point_of_sale",
+        "enrollments_per_minute": 25,
+        "operators_pool_id": "eu-south-1_A1b2C3d4E",
+        "operators_client_id": "6h1k5l0m3n2o4p7q8r9s1t2u3v",
     }
 
 
 def test_the_required_variables_are_enough() -> None:
     settings = Settings.from_environment({name: ENVIRONMENT[name] for name in REQUIRED})
     assert (settings.nexi_ca_bundle, settings.signing_key_id, settings.minimal_assertion_headers) == (None, None, False)
+    assert (settings.assign_on_first_use, settings.point_of_sale_claim) == (False, None)
+    assert settings.enrollments_per_minute == 10
 
 
 def test_the_template_sets_every_required_variable() -> None:
@@ -148,12 +166,44 @@ def test_a_base_url_is_https_host_and_port_alone(value: str) -> None:
         Settings.from_environment({**ENVIRONMENT, "NEXI_BASE_URL": value})
 
 
-@pytest.mark.parametrize("name", [*REQUIRED, "ASSERTION_HEADERS"])
+@pytest.mark.parametrize(
+    ("value", "assigns"),
+    [
+        pytest.param("true", True, id="true"),
+        pytest.param("false", False, id="false"),
+        pytest.param("", False, id="empty-is-false"),
+    ],
+)
+def test_assignment_on_first_use_is_on_or_off(value: str, assigns: bool) -> None:
+    assert Settings.from_environment({**ENVIRONMENT, "ASSIGN_ON_FIRST_USE": value}).assign_on_first_use is assigns
+
+
+@pytest.mark.parametrize("value", ["True", "yes", "1", "on"])
+def test_assignment_on_first_use_takes_no_other_word(value: str) -> None:
+    with pytest.raises(MisconfiguredError, match="ASSIGN_ON_FIRST_USE is neither false nor true"):
+        Settings.from_environment({**ENVIRONMENT, "ASSIGN_ON_FIRST_USE": value})
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "ten", "1e3", "010", "9" * 10])
+def test_enrollments_per_minute_are_a_whole_number_above_nothing(value: str) -> None:
+    with pytest.raises(MisconfiguredError, match="ENROLLMENTS_PER_MINUTE is no whole number above 0"):
+        Settings.from_environment({**ENVIRONMENT, "ENROLLMENTS_PER_MINUTE": value})
+
+
+CHECKED = {
+    "NEXI_BASE_URL": "https://value-of.example",
+    "ASSERTION_HEADERS": "full",
+    "ASSIGN_ON_FIRST_USE": "true",
+    "ENROLLMENTS_PER_MINUTE": "7",
+}
+"""What is more than a name of something, and a value that will do."""
+
+
+@pytest.mark.parametrize("name", [*REQUIRED, *CHECKED])
 def test_no_error_shows_a_value(name: str) -> None:
     """Whatever stands in the environment beside: AWS's session token does."""
-    environment = {each: f"VALUE-OF-{each}" for each in (*ENVIRONMENT, "AWS_SESSION_TOKEN")}
-    environment |= {"NEXI_BASE_URL": "https://value-of.example", "ASSERTION_HEADERS": "full"}
-    environment[name] = "" if name in REQUIRED else "VALUE-OF-ASSERTION_HEADERS"
+    environment = {each: f"VALUE-OF-{each}" for each in (*ENVIRONMENT, "AWS_SESSION_TOKEN")} | CHECKED
+    environment[name] = "" if name in REQUIRED else f"VALUE-OF-{name}"
     with pytest.raises(MisconfiguredError) as caught:
         Settings.from_environment(environment)
     assert "value-of" not in f"{caught.value} {caught.value.remedy}".lower()

@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    from mypy_boto3_cognito_idp import CognitoIdentityProviderClient
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
@@ -23,6 +24,8 @@ _HASTY_READ_SECONDS = 0.5
 
 @overload
 def client(service: Literal["secretsmanager"]) -> "SecretsManagerClient": ...
+@overload
+def client(service: Literal["cognito-idp"]) -> "CognitoIdentityProviderClient": ...
 @overload
 def client(service: Literal["dynamodb"], *, hasty: bool = False) -> "DynamoDBClient": ...
 def client(service: str, *, hasty: bool = False) -> Any:

@@ -6,6 +6,7 @@ When the table fails, memory and Nexi go on alone.
 """
 
 import base64
+import functools
 import json
 import random
 import time
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from softpos import telemetry
+from softpos import aws, telemetry
 from softpos.aws import error_code
 from softpos.deadline import Deadline
 from softpos.errors import NexiTimeoutError, NexiUnavailableError
 from softpos.seal import Seal
+from softpos.settings import settings
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -178,6 +180,8 @@ class _Item:
 class CacheTable:
     """The shared tier: `{"id", "version", "sealed", "expires_at", "holder", "lease_until"}`. Never raises.
 
+    Beside the cache it counts, for limits that all environments share: `{"id", "admitted", "expires_at"}`.
+
     A call that fails says so with None or False, a metric and a field of the log line, and the table is then left alone
     for TABLE_PAUSE_SECONDS.
     """
@@ -241,6 +245,25 @@ class CacheTable:
         """Remove the value if it is still that version."""
         self._update(name, "REMOVE sealed, version", "version = :seen", {":seen": {"S": version}})
 
+    def admit(self, name: str, limit: int, expires_at: float) -> bool:
+        """Count under a name. Whether that makes no more than `limit` by then.
+
+        A table that fails admits everyone, and so does one that holds what is no count.
+        """
+        answer = self._call(
+            "update_item",
+            Key={"id": {"S": name}},
+            UpdateExpression="SET expires_at = :expires ADD admitted :one",
+            ConditionExpression="NOT attribute_type(admitted, :number) OR admitted < :limit",
+            ExpressionAttributeValues={
+                ":expires": {"N": str(int(expires_at) + 60)},
+                ":one": {"N": "1"},
+                ":limit": {"N": str(limit)},
+                ":number": {"S": "N"},
+            },
+        )
+        return answer is None or "refused" not in answer
+
     def _update(self, name: str, expression: str, condition: str, values: dict[str, Any]) -> bool:
         answer = self._call(
             "update_item",
@@ -266,3 +289,9 @@ class CacheTable:
             telemetry.count("CacheTableFailed")
             return None
         return answer
+
+
+@functools.cache
+def cache_table() -> CacheTable:
+    """The execution environment's shared tier. Built on first use; a failure is not cached."""
+    return CacheTable(aws.client("dynamodb", hasty=True), settings().cache_table)

@@ -4,21 +4,23 @@ Both come from Secrets Manager, are held in memory for a few minutes, and are ne
 public and nothing else.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from softpos import telemetry
+from softpos import aws, telemetry
 from softpos.aws import error_code
 from softpos.errors import MisconfiguredError, SoftposError
 from softpos.seal import Seal
+from softpos.settings import settings
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -76,61 +78,61 @@ class Credentials:
         return Seal(self.certificate.key_pem + self.application.client_secret.encode(), purpose)
 
 
-class CredentialStore:
-    """The credentials, out of Secrets Manager, kept for MAX_AGE_SECONDS. Calls: two per refresh, none in between."""
+_Parsed = TypeVar("_Parsed")
+
+
+class SecretStore(Generic[_Parsed]):
+    """One secret out of Secrets Manager, parsed, kept for MAX_AGE_SECONDS. A call per refresh, none in between."""
 
     def __init__(
         self,
         secrets: "SecretsManagerClient",
-        application_secret_id: str,
-        certificate_secret_id: str,
+        variable: str,
+        secret_id: str,
+        parse: Callable[[str], _Parsed],
         now: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets
-        self._application_secret_id = application_secret_id
-        self._certificate_secret_id = certificate_secret_id
+        self._variable = variable
+        self._secret_id = secret_id
+        self._parse = parse
         self._now = now
-        self._held: Credentials | None = None
-        self._versions: tuple[str, str] = ("", "")
+        self._held: tuple[str, _Parsed] | None = None
         self._read_at = 0.0
         self._max_age = MAX_AGE_SECONDS
 
-    def get(self, *, reload: bool = False) -> Credentials:
-        """The current credentials; the very same object for as long as neither secret has a new version.
+    def get(self, *, reload: bool = False) -> _Parsed:
+        """The current value; the very same object for as long as the secret has no new version.
 
-        When the secrets cannot be read, or not be used, what is in memory goes on serving. Raises MisconfiguredError
-        when nothing is, and a secret is missing, unreadable or malformed; SoftposError when Secrets Manager fails.
+        When it cannot be read, or not be used, what is in memory goes on serving. Raises MisconfiguredError when
+        nothing is, and the secret is missing, unreadable or malformed; SoftposError when Secrets Manager fails.
         """
         if self._held is None:
-            self._held = self._read_both()
+            self._held = self._fresh()
         elif not 0 <= self._now() - self._read_at < (MIN_AGE_SECONDS if reload else self._max_age):
             try:
-                self._held = self._read_both()
+                self._held = self._fresh()
             except SoftposError as error:
                 self._max_age = RETRY_SECONDS
                 self._read_at = self._now()
                 telemetry.note(secrets=str(error))
                 telemetry.count("SecretsFailed")
-        return self._held
+        return self._held[1]
 
-    def _read_both(self) -> Credentials:
-        application, application_version = self._read("APPLICATION_SECRET_ID", self._application_secret_id)
-        certificate, certificate_version = self._read("CERTIFICATE_SECRET_ID", self._certificate_secret_id)
-        versions = (application_version, certificate_version)
-        if self._held is not None and versions == self._versions:
-            credentials = self._held
-        else:
-            credentials = Credentials(parse_application(application), parse_certificate(certificate))
-            self._versions = versions
+    def _fresh(self) -> tuple[str, _Parsed]:
+        secret, version = self._read()
+        same = self._held is not None and version == self._held[0]
+        fresh = self._held if self._held is not None and same else (version, self._parse(secret))
         self._max_age = MAX_AGE_SECONDS
         self._read_at = self._now()
-        return credentials
+        return fresh
 
-    def _read(self, variable: str, secret_id: str) -> tuple[str, str]:
+    def _read(self) -> tuple[str, str]:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        variable = self._variable
         try:
-            answer = self._secrets.get_secret_value(SecretId=secret_id)
+            answer = self._secrets.get_secret_value(SecretId=self._secret_id)
         except ClientError as error:
             code = error_code(error)
             if code in ("ResourceNotFoundException", "InvalidRequestException"):
@@ -149,6 +151,48 @@ class CredentialStore:
         if "SecretString" not in answer:
             raise MisconfiguredError(f"the secret that {variable} names is binary", "store it as a JSON string")
         return answer["SecretString"], answer["VersionId"]
+
+
+class CredentialStore:
+    """Application and certificate together."""
+
+    def __init__(
+        self,
+        secrets: "SecretsManagerClient",
+        application_secret_id: str,
+        certificate_secret_id: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._application = SecretStore(secrets, "APPLICATION_SECRET_ID", application_secret_id, parse_application, now)
+        self._certificate = SecretStore(secrets, "CERTIFICATE_SECRET_ID", certificate_secret_id, parse_certificate, now)
+        self._held: Credentials | None = None
+
+    def get(self, *, reload: bool = False) -> Credentials:
+        """The current credentials; the very same object for as long as neither secret has a new version.
+
+        Raises as each store's `get` does.
+        """
+        application, certificate = self._application.get(reload=reload), self._certificate.get(reload=reload)
+        held = self._held
+        if held is None or held.application is not application or held.certificate is not certificate:
+            self._held = held = Credentials(application, certificate)
+        return held
+
+
+@functools.cache
+def application_store() -> SecretStore[Application]:
+    """The application secret alone, for those who need no certificate. Built on first use; a failure is not cached."""
+    secret_id = settings().application_secret_id
+    return SecretStore(aws.client("secretsmanager"), "APPLICATION_SECRET_ID", secret_id, parse_application)
+
+
+@functools.cache
+def credential_store() -> CredentialStore:
+    """The execution environment's credentials. Built on first use; a failure is not cached."""
+    configured = settings()
+    return CredentialStore(
+        aws.client("secretsmanager"), configured.application_secret_id, configured.certificate_secret_id
+    )
 
 
 _AWS_REMEDY = "see the cause and AWS's service health; the next enrollment tries again by itself"

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from softpos import aws, telemetry
-from softpos.cache import CacheTable
+from softpos.cache import cache_table
 from softpos.circuit import Circuit
-from softpos.credentials import CredentialStore
+from softpos.credentials import credential_store
 from softpos.deadline import Deadline
 from softpos.errors import NexiRejectedError, NexiTimeoutError, NexiUnavailableError, OutOfTimeError, SoftposError
-from softpos.nexi import Nexi, PushedAuthorization
+from softpos.limit import OperatorLimit
+from softpos.nexi import Nexi, PushedAuthorization, channel
 from softpos.settings import settings
-from softpos.terminals import TerminalRegistry
+from softpos.terminals import TerminalRegistry, registry
 
 if TYPE_CHECKING:
     from softpos.idempotency import Idempotency
@@ -36,12 +37,14 @@ class Enrollment:
         registry: TerminalRegistry,
         nexi: Nexi,
         idempotency: "Callable[[], Idempotency]",
+        limit: OperatorLimit,
         circuit: Circuit | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._registry = registry
         self._nexi = nexi
         self._idempotency = idempotency
+        self._limit = limit
         self._circuit = circuit or Circuit()
         self._sleep = sleep
 
@@ -50,8 +53,9 @@ class Enrollment:
     ) -> PushedAuthorization:
         """A `request_uri` for the terminals that the operator holds, on the device that the SDK named.
 
-        Each attempt is a new assertion. Asked again under the same key, gives the same `request_uri`. Raises
-        SoftposError's family: TerminalNotAssignedError before Nexi is asked for anything.
+        Each attempt is a new assertion. Asked again under the same key, gives the same `request_uri`, which counts for
+        no enrollment. Raises
+        SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is asked for anything.
         """
         with telemetry.timed("registry"):
             held = self._registry.held_by(email)
@@ -60,6 +64,7 @@ class Enrollment:
             # By way of the registry again, which is quick, and not by a second way to enroll.
             again = functools.partial(self.enroll, email, device_id, deadline)
             return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
+        self._limit.admit(held.operator)
         mended: set[type[SoftposError]] = set()
         failures = 0
         while True:
@@ -98,18 +103,14 @@ def deadline_within(remaining_millis: int) -> Deadline:
 @functools.cache
 def service() -> Enrollment:
     """The execution environment's enrollment, from its settings. Built on first use; a failure is not cached."""
-    configured = settings()
-    dynamodb, hasty = aws.client("dynamodb"), aws.client("dynamodb", hasty=True)
-    credentials = CredentialStore(
-        aws.client("secretsmanager"), configured.application_secret_id, configured.certificate_secret_id
-    )
-    nexi = Nexi(configured, credentials, CacheTable(hasty, configured.cache_table))
+    credentials = credential_store()
 
     @functools.cache
     def idempotency() -> "Idempotency":
         # Imported for those who send the header: Powertools' idempotency is not for free.
         from softpos.idempotency import Idempotency
 
-        return Idempotency(hasty, configured.cache_table, credentials)
+        return Idempotency(aws.client("dynamodb", hasty=True), settings().cache_table, credentials)
 
-    return Enrollment(TerminalRegistry(dynamodb, configured.terminals_table), nexi, idempotency)
+    limit = OperatorLimit(cache_table(), credentials, settings().enrollments_per_minute)
+    return Enrollment(registry(), channel(), idempotency, limit)

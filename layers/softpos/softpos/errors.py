@@ -21,16 +21,19 @@ class SoftposError(Exception):
 
 
 class InvalidRequestError(SoftposError):
-    """When the phone sent something that no enrollment can be made of.
+    """When a request cannot be understood.
 
     `members` maps each wrong member's name to what is wrong with it; the whole body goes by the name `body`. Both are
-    shown to the phone, so neither repeats a value.
+    shown to the caller, so neither repeats a value that is not an identifier of the pool's.
     """
 
     code = "invalid_request"
 
     def __init__(self, members: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{name} {reason}" for name, reason in members.items()))
+        told = [f"{name} {reason}" for name, reason in members.items()]
+        # A log line has its limits; the caller gets them all.
+        more = [f"and {len(told) - 20} more"] if len(told) > 20 else []
+        super().__init__("; ".join(told[:20] + more))
         self.members = members
 
 
@@ -44,6 +47,54 @@ class TerminalNotAssignedError(SoftposError):
     """When the operator holds no terminal."""
 
     code = "terminal_not_assigned"
+
+
+class PointOfSaleUnknownError(SoftposError):
+    """When the bearer token does not say at which point of sale the operator may be given a terminal."""
+
+    code = "point_of_sale_unknown"
+
+
+class NoTerminalFreeError(SoftposError):
+    """When an operator is to be given the first free pair, and none is."""
+
+    code = "no_terminal_free"
+
+
+class TerminalUnknownError(SoftposError):
+    """When the pool has no pair with this TID."""
+
+    code = "terminal_unknown"
+
+
+class TerminalHeldError(SoftposError):
+    """When a pair is wanted, or to be deleted, that an operator holds."""
+
+    code = "terminal_held"
+
+
+class OperatorHoldsTerminalError(SoftposError):
+    """When an operator is to be given a pair, and holds another."""
+
+    code = "operator_holds_terminal"
+
+
+class PairsRefusedError(InvalidRequestError):
+    """When pairs cannot be imported: `members` says of each place in the import what is wrong there."""
+
+    code = "pairs_refused"
+
+
+class RegistryBusyError(SoftposError):
+    """When others kept changing what was to be changed here, or DynamoDB kept throttling."""
+
+    code = "registry_busy"
+
+
+class TooManyEnrollmentsError(SoftposError):
+    """When an operator enrolls more often than the stack allows."""
+
+    code = "too_many_enrollments"
 
 
 class IdempotencyKeyReusedError(SoftposError):

@@ -22,9 +22,15 @@ class EncryptionKey:
     kid: str | None
     public_key: rsa.RSAPublicKey
 
+    def jwk(self) -> dict[str, str]:
+        """The key as a JWK (RFC 7517 section 4, RFC 7518 section 6.3.1): the public members that we have checked."""
+        numbers = self.public_key.public_numbers()
+        named = {} if self.kid is None else {"kid": self.kid}
+        return {"kty": "RSA", "use": "enc", **named, "n": _base64url(numbers.n), "e": _base64url(numbers.e)}
 
-def choose_key(document: bytes) -> EncryptionKey:
-    """The first fit key of a JWK set; one that says `use: enc` goes before one that says nothing.
+
+def fit_keys(document: bytes) -> list[EncryptionKey]:
+    """The fit keys of a JWK set, in its order, but those that say `use: enc` before those that say nothing.
 
     Fit is: RSA of 2048 to 8192 bits, `use` enc or absent, `alg` RSA-OAEP-256 or absent, `key_ops` (if there) with
     encryption or key wrapping in it, an odd exponent from 3 to 2**32, and no private part.
@@ -43,7 +49,7 @@ def choose_key(document: bytes) -> EncryptionKey:
             f"the JWKS holds no key to encrypt to ({'; '.join(reasons) or 'it is empty'})",
             "ask Nexi for the state of /softpos/par/jwks.json; nothing on this side can mend it",
         )
-    return min(candidates, key=lambda candidate: candidate[:2])[2]
+    return [key for *_, key in sorted(candidates, key=lambda candidate: candidate[:2])]
 
 
 class _UnfitError(ValueError):
@@ -89,6 +95,11 @@ def _public_key(modulus: int, exponent: int) -> rsa.RSAPublicKey:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
         raise _UnfitError("is no valid RSA key") from None
+
+
+def _base64url(value: int) -> str:
+    """An integer as RFC 7518 section 2 writes it: the octets it takes, and no padding."""
+    return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8)).rstrip(b"=").decode()
 
 
 def _integer(jwk: dict[str, Any], member: str) -> int:

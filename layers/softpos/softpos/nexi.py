@@ -3,6 +3,7 @@
 Source: Nexi's page "Backend integration", its samples, and RFC 9126.
 """
 
+import functools
 import re
 import time
 import uuid
@@ -11,9 +12,9 @@ from dataclasses import dataclass, field
 
 from softpos import assertion, telemetry
 from softpos.answers import Reading, seconds
-from softpos.cache import Cache, CacheTable, Entry
+from softpos.cache import Cache, CacheTable, Entry, cache_table
 from softpos.clock import TOLERANCE_SECONDS, NexiClock
-from softpos.credentials import Certificate, Credentials, CredentialStore
+from softpos.credentials import Certificate, Credentials, CredentialStore, credential_store
 from softpos.deadline import Deadline
 from softpos.errors import (
     CredentialsRefusedError,
@@ -23,9 +24,9 @@ from softpos.errors import (
     NexiUnavailableError,
     SoftposError,
 )
-from softpos.jwks import EncryptionKey, choose_key
+from softpos.jwks import EncryptionKey, fit_keys
 from softpos.mutual_tls import MutualTlsSession
-from softpos.settings import Settings
+from softpos.settings import Settings, settings
 from softpos.terminals import Assignment
 
 TOKEN_PATH = "/softpos/appenrollment/token"  # noqa: S105 - a path
@@ -61,6 +62,14 @@ class PushedAuthorization:
     request_uri: str = field(repr=False)
     expires_in: int
     expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedKeys:
+    """Nexi's encryption keys, the one that assertions are encrypted to first, and the seconds they may be used for."""
+
+    keys: list[EncryptionKey]
+    usable_for: int
 
 
 class Nexi:
@@ -153,6 +162,13 @@ class Nexi:
             return self._credentials.get(reload=True) is not self._link.credentials
         return False
 
+    def keys(self, deadline: Deadline) -> "PublishedKeys":
+        """The encryption keys, from the cache while they last. Raises as `push` does."""
+        link = self._linked(self._credentials.get())
+        with telemetry.timed("keys"):
+            keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
+        return PublishedKeys(fit_keys(keys.value), max(0, int(keys.usable_until - self._now())))
+
     def refresh(self, usable_for: float, deadline: Deadline) -> None:
         """See to it that token and keys are in the cache and stay usable for so many seconds.
 
@@ -240,7 +256,7 @@ class Nexi:
         self._clock.learn(answer.headers.get("Date"))
         if answer.status != 200:
             raise Reading("JWKS", answer).refusal(self._clock())
-        choose_key(answer.body)
+        fit_keys(answer.body)
         telemetry.count("KeysFetched")
         return Entry(
             answer.body,
@@ -291,7 +307,7 @@ class _Link:
     def encryption_key(self, keys: Entry) -> EncryptionKey:
         """The key of this JWKS, checked and built once for each version of it."""
         if self._key is None or self._key[0] != keys.version:
-            self._key = (keys.version, choose_key(keys.value))
+            self._key = (keys.version, fit_keys(keys.value)[0])
         return self._key[1]
 
 
@@ -322,3 +338,9 @@ def _pushed(reading: Reading, sent_at: float) -> PushedAuthorization:
         raise reading.unreadable("an expires_in that is no number of seconds to come")
     expires_in = min(expires_in, MAX_REQUEST_URI_SECONDS)
     return PushedAuthorization(request_uri, expires_in, int(sent_at) + expires_in)
+
+
+@functools.cache
+def channel() -> Nexi:
+    """The execution environment's channel, from its settings. Built on first use; a failure is not cached."""
+    return Nexi(settings(), credential_store(), cache_table())

@@ -27,6 +27,15 @@ class Settings:
     cache_table: str
     minimal_assertion_headers: bool
     """Send `alg` and `enc` alone, as Nexi's samples do, without `kid`, `cty` and `typ`."""
+    assign_on_first_use: bool = False
+    """Give an operator without a terminal the first free pair when the app asks for its configuration."""
+    point_of_sale_claim: str | None = None
+    """The token's claim that says at which point of sale; None for any."""
+    enrollments_per_minute: int = 10
+    """An operator's, across all execution environments."""
+    operators_pool_id: str | None = None
+    operators_client_id: str | None = None
+    """The user pool that the sample app's operators sign in at, and its app client."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
@@ -41,9 +50,13 @@ class Settings:
         def optional(name: str) -> str | None:
             return environ.get(name, "").strip() or None
 
-        assertion_headers = optional("ASSERTION_HEADERS") or "full"
-        if assertion_headers not in ("full", "minimal"):
-            raise _wrong("ASSERTION_HEADERS", "is neither full nor minimal")
+        def choice(name: str, default: str, other: str) -> bool:
+            """Whether it is the other one."""
+            value = optional(name) or default
+            if value not in (default, other):
+                raise _wrong(name, f"is neither {default} nor {other}")
+            return value == other
+
         return cls(
             stage=required("STAGE"),
             nexi_base_url=_base_url("NEXI_BASE_URL", required("NEXI_BASE_URL")),
@@ -53,7 +66,12 @@ class Settings:
             signing_key_id=optional("SIGNING_KEY_ID"),
             terminals_table=required("TERMINALS_TABLE"),
             cache_table=required("CACHE_TABLE"),
-            minimal_assertion_headers=assertion_headers == "minimal",
+            minimal_assertion_headers=choice("ASSERTION_HEADERS", "full", "minimal"),
+            assign_on_first_use=choice("ASSIGN_ON_FIRST_USE", "false", "true"),
+            point_of_sale_claim=optional("POINT_OF_SALE_CLAIM"),
+            enrollments_per_minute=_count("ENROLLMENTS_PER_MINUTE", optional("ENROLLMENTS_PER_MINUTE") or "10"),
+            operators_pool_id=optional("OPERATORS_POOL_ID"),
+            operators_client_id=optional("OPERATORS_CLIENT_ID"),
         )
 
 
@@ -61,6 +79,12 @@ class Settings:
 def settings() -> Settings:
     """The settings of this execution environment. A failure is not cached."""
     return Settings.from_environment(os.environ)
+
+
+def _count(name: str, value: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
+        raise _wrong(name, "is no whole number above 0")
+    return int(value)
 
 
 def _base_url(name: str, value: str) -> str:

@@ -92,6 +92,13 @@ _BLAMELESS = frozenset(
         "invalid_request",
         "operator_unknown",
         "terminal_not_assigned",
+        "point_of_sale_unknown",
+        "no_terminal_free",
+        "terminal_unknown",
+        "terminal_held",
+        "operator_holds_terminal",
+        "pairs_refused",
+        "too_many_enrollments",
         "idempotency_key_reused",
         "enrollment_in_progress",
     }
