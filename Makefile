@@ -15,7 +15,7 @@ PARALLEL := -n auto --dist loadfile
 .PHONY: help run token test format check-format lint types template unit integration soak build lock clean
 
 help:
-	@echo 'make run          Nexi, AWS and the API on this machine, and one enrollment (ONCE=1: then stop)'
+	@echo 'make run          Nexi, AWS and the API on this machine, and one enrollment (ONCE=1: then stop; SIGNER=kms)'
 	@echo 'make token        a fresh bearer token, while that runs (OPERATOR=anna.bianchi@example.com)'
 	@echo 'make test         everything that CI checks'
 	@echo 'make unit         the unit tests alone;  make integration  those against the local stack'

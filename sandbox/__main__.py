@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -40,7 +40,7 @@ def run(*, once: bool) -> int:
     try:
         ports = {name.lower(): port(name) for name in PORTS}
         print("starting Nexi, AWS and the API on 127.0.0.1 …", flush=True)
-        with LocalStack(parameters=parameters(), log=journal.line, **ports) as stack:
+        with LocalStack(parameters=parameters(), signer=signer(), log=journal.line, **ports) as stack:
             print(f"  Nexi  {stack.nexi.base_url}  (its authority: {stack.authority_file})")
             print(f"  AWS   {stack.aws.url}")
             print(f"  API   {stack.gateway.url}")
@@ -103,6 +103,15 @@ def parameters() -> dict[str, str]:
     return {"AssignOnFirstUse": "true", **given}
 
 
+def signer() -> Literal["certificate", "kms"]:
+    """Which key signs the assertion, by SIGNER. Raises ValueError with a sentence."""
+    match os.environ.get("SIGNER") or "certificate":
+        case ("certificate" | "kms") as known:
+            return known
+        case other:
+            raise ValueError(f"SIGNER: {other!r} is neither certificate nor kms")
+
+
 def ask(url: str, bearer: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any], float]:
     """What a phone asks, and is answered: status, body, milliseconds."""
     request = urllib.request.Request(
@@ -155,7 +164,8 @@ def tell_enrollment(stack: LocalStack, journal: "Journal", bearer: str) -> bool:
     step("terminals", "registry_ms", f"{line.get('point_of_sale')}: {', '.join(line.get('terminal_ids', []))}")
     step("token", "token_ms", f"client {stack.app.client_id}, secret ********, over mutual TLS")
     step("keys", "keys_ms", "Nexi's JWKS, the first key that is for encryption")
-    step("assertion", "assertion_ms", "RS256 with the certificate's key, then RSA-OAEP-256 and A128CBC-HS256:")
+    key = "a key in KMS" if stack.signing_certificate else "the certificate's key"
+    step("assertion", "assertion_ms", f"RS256 with {key}, then RSA-OAEP-256 and A128CBC-HS256:")
     pushed = next((call for call in reversed(stack.nexi.calls) if call.claims), None)
     if pushed and pushed.claims:
         for claim, value in pushed.claims.items():

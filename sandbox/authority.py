@@ -68,7 +68,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        return Issued(self._leaf(subject, key, ExtendedKeyUsageOID.SERVER_AUTH, alternatives), key)
+        return Issued(self._leaf(subject, key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH, alternatives), key)
 
     def developer(
         self,
@@ -78,8 +78,19 @@ class Authority:
         not_before: datetime | None = None,
         lifetime: timedelta = timedelta(days=365),
     ) -> Issued:
-        """A developer certificate with the subject that Nexi's page has."""
+        """A developer certificate, and its key."""
         key = key or rsa.generate_private_key(65537, 2048)
+        return Issued(self.certify(app_name, key.public_key(), not_before=not_before, lifetime=lifetime), key)
+
+    def certify(
+        self,
+        app_name: str,
+        public_key: rsa.RSAPublicKey,
+        *,
+        not_before: datetime | None = None,
+        lifetime: timedelta = timedelta(days=365),
+    ) -> x509.Certificate:
+        """A developer certificate for somebody's key, with the subject that Nexi's page has."""
         subject = x509.Name(
             [
                 x509.NameAttribute(NameOID.COMMON_NAME, app_name),
@@ -90,12 +101,12 @@ class Authority:
             ]
         )
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
-        return Issued(self._leaf(subject, key, usage, not_before=not_before, lifetime=lifetime), key)
+        return self._leaf(subject, public_key, usage, not_before=not_before, lifetime=lifetime)
 
     def _leaf(
         self,
         subject: x509.Name,
-        key: PrivateKey,
+        public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
         usage: x509.ObjectIdentifier,
         alternatives: x509.SubjectAlternativeName | None = None,
         not_before: datetime | None = None,
@@ -103,7 +114,7 @@ class Authority:
     ) -> x509.Certificate:
         begin = not_before or _now() - timedelta(hours=1)
         builder = (
-            self._builder(subject, self.certificate.subject, key.public_key(), begin, lifetime)
+            self._builder(subject, self.certificate.subject, public_key, begin, lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

@@ -11,7 +11,11 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from sandbox.authority import Authority
 from sandbox.aws import Aws, client
@@ -56,10 +60,15 @@ class LocalStack:
         aws_port: int = 0,
         control_port: int = 0,
         parameters: Mapping[str, str] | None = None,
+        signer: Literal["certificate", "kms"] = "certificate",
         log: Callable[[str, str], None] = lambda _source, _line: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`parameters` are template.yaml's; those that say where Nexi is are set here."""
+        """`parameters` are template.yaml's; those that say where Nexi is and who signs are set here.
+
+        With the signer `kms`, a key that was born there signs, and its certificate is registered beside the other.
+        """
+        self._signer = signer
         self._parameters = parameters or {}
         self._ports = {"API_PORT": api_port, "NEXI_PORT": nexi_port, "AWS_PORT": aws_port, "CONTROL_PORT": control_port}
         self._log = log
@@ -98,6 +107,9 @@ class LocalStack:
         self.authority_file = Path(folder) / "nexi-ca.pem"
         self.authority_file.write_text(self.authority.certificate_pem)
         parameters = {"NexiBaseUrl": self.nexi.base_url, "NexiCaBundle": str(self.authority_file)}
+        self.signing_certificate: str | None = None
+        if self._signer == "kms":
+            parameters["SigningKeyId"] = self._create_signing_key()
         self.template = Template(TEMPLATE, {**self._parameters, **parameters}, self.aws.account)
         self.aws.create(self.template)
         self.outputs = self.template.outputs()
@@ -120,6 +132,17 @@ class LocalStack:
         running.callback(server.stop)
         return server
 
+    def _create_signing_key(self) -> str:
+        """The id of a new key in KMS, whose certificate Nexi has."""
+        kms = self.aws.client("kms")
+        key_id: str = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
+        public_key = load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"])
+        assert isinstance(public_key, rsa.RSAPublicKey)
+        certificate = self.authority.certify("SANDBOX", public_key)
+        self.app.register(certificate, certificate.fingerprint(hashes.SHA256()).hex())
+        self.signing_certificate = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        return key_id
+
     def _store_secrets(self) -> None:
         self.put_secret(
             "ApplicationSecretId",
@@ -135,6 +158,7 @@ class LocalStack:
             {
                 "certificate": self.developer.certificate_pem + self.authority.certificate_pem,
                 "private_key": self.developer.key_pem,
+                **({"signing_certificate": self.signing_certificate} if self.signing_certificate else {}),
             },
         )
 

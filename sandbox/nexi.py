@@ -134,14 +134,18 @@ class Nexi:
     ) -> tuple[int, dict[str, Any], dict[str, Any] | None]:
         """Status, body, and the assertion's claims where there was one. Raises BrokenRuleError."""
         thumbprint = certificate.fingerprint(hashes.SHA256()).hex()
-        app = next((each for each in self.apps if thumbprint in each.certificates), None)
-        if app is None:
-            raise rules.forbidden("certificate", f"no app has registered {certificate.subject.rfc4514_string()}")
+        app = self._app(thumbprint, certificate)
         if endpoint == "keys":
             return 200, self._jwks(), None
         if endpoint == "token":
             return 200, self._issue_token(app, thumbprint, headers, body), None
-        return self._authorize(app, certificate, thumbprint, headers, body)
+        return self._authorize(app, thumbprint, headers, body)
+
+    def _app(self, thumbprint: str, certificate: x509.Certificate) -> App:
+        app = next((each for each in self.apps if thumbprint in each.certificates), None)
+        if app is None:
+            raise rules.forbidden("certificate", f"no app has registered {certificate.subject.rfc4514_string()}")
+        return app
 
     def _jwks(self) -> dict[str, Any]:
         # A signing key first: who takes the first key whatever its use has taken the wrong one.
@@ -159,12 +163,12 @@ class Nexi:
         return {name: value for name, value in answer.items() if value is not None}
 
     def _authorize(
-        self, app: App, certificate: x509.Certificate, thumbprint: str, headers: Any, body: bytes
+        self, app: App, thumbprint: str, headers: Any, body: bytes
     ) -> tuple[int, dict[str, Any], dict[str, Any]]:
         self._check_token(app, thumbprint, headers["Authorization"] or "")
         fields = rules.form(headers["Content-Type"], body, AUTHORIZATION_FIELDS)
         rules.authorization_request(fields, app)
-        claims = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), certificate)
+        claims = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), app)
         try:
             rules.check_claims(claims, app, self.base_url, self.now())
             self._check_jti(claims)
@@ -190,8 +194,9 @@ class Nexi:
     def observe(self, certificate: x509.Certificate, headers: Any, body: bytes) -> None:
         """Take note of the `jti` of an assertion before anything goes wrong with its call."""
         try:
+            app = self._app(certificate.fingerprint(hashes.SHA256()).hex(), certificate)
             fields = rules.form(headers["Content-Type"], body, AUTHORIZATION_FIELDS)
-            jti = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), certificate).get("jti")
+            jti = rules.open_assertion(fields["client_assertion"], self._keys_by_kid(), app).get("jti")
         except BrokenRuleError:
             return
         with self._state.lock:

@@ -123,8 +123,12 @@ def authorization_request(fields: Mapping[str, str], app: App) -> None:
         raise refuse("scope", f"{fields['scope']!r} is not out of {' '.join(sorted(SCOPES))}", "Invalid scope.")
 
 
-def open_assertion(assertion: str, keys: Mapping[str, RSAKey], certificate: x509.Certificate) -> dict[str, Any]:
-    """The claims inside the JWE inside the JWS. `keys` are those of the JWKS for encryption, by kid."""
+def open_assertion(assertion: str, keys: Mapping[str, RSAKey], app: App) -> dict[str, Any]:
+    """The claims inside the JWE inside the JWS. `keys` are those of the JWKS for encryption, by kid.
+
+    Any certificate will do that is registered for the app: there are two while one replaces the other, and when the
+    key that signs is not the one that mutual TLS uses.
+    """
     outer = _header("jwe", assertion, 5, {"alg", "enc", "kid", "cty"})
     for member, wanted in (("alg", "RSA-OAEP-256"), ("enc", "A128CBC-HS256"), ("cty", "JWT")):
         if outer.get(member, wanted if member == "cty" else None) != wanted:
@@ -147,20 +151,25 @@ def open_assertion(assertion: str, keys: Mapping[str, RSAKey], certificate: x509
         raise refuse("jws-alg", f"{inner.get('alg')!r} is not RS256")
     if inner.get("typ", "JWT") != "JWT":
         raise refuse("jws-typ", f"{inner['typ']!r} is not JWT")
-    pem = certificate.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
     try:
-        payload = jws.deserialize_compact(signed, RSAKey.import_key(pem), algorithms=["RS256"]).payload
-    except (JoseError, ValueError):
-        raise refuse("jws-key", "the signature is not by the developer certificate's key") from None
-    try:
-        claims = json.loads(payload)
+        claims = json.loads(_payload(signed, app))
     except (ValueError, RecursionError):
         claims = None
     if not isinstance(claims, dict):
         raise refuse("claims", "the payload is no JSON object")
     return claims
+
+
+def _payload(signed: str, app: App) -> bytes:
+    for certificate in app.certificates.values():
+        pem = certificate.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        try:
+            return jws.deserialize_compact(signed, RSAKey.import_key(pem), algorithms=["RS256"]).payload
+        except (JoseError, ValueError):
+            continue
+    raise refuse("jws-key", "the signature is not by the key of a developer certificate of the app")
 
 
 def check_claims(claims: Mapping[str, Any], app: App, base_url: str, now: float) -> None:

@@ -14,7 +14,11 @@ from samtranslator.yaml_helper import yaml_parse
 REGION = "eu-south-1"
 STACK = "softpos"
 
+NO_VALUE = object()
+"""What takes a member away: CloudFormation's AWS::NoValue."""
+
 PSEUDO_PARAMETERS = {
+    "AWS::NoValue": NO_VALUE,
     "AWS::Region": REGION,
     "AWS::StackName": STACK,
     "AWS::Partition": "aws",
@@ -98,7 +102,7 @@ class Template:
                 handler=merged["Handler"],
                 timeout=merged["Timeout"],
                 memory=merged["MemorySize"],
-                environment={each: str(self.resolve(value)) for each, value in variables.items()},
+                environment={each: str(value) for each, value in self.resolve(variables).items()},
             )
         return functions
 
@@ -135,7 +139,7 @@ class Template:
     def resolve(self, value: Any) -> Any:
         """`value` with its intrinsic functions evaluated. Raises UnresolvedError."""
         if isinstance(value, list):
-            return [self.resolve(each) for each in value]
+            return [each for each in map(self.resolve, value) if each is not NO_VALUE]
         if not isinstance(value, dict):
             return value
         if len(value) == 1:
@@ -146,7 +150,8 @@ class Template:
                 return self.resolve(self._body["Conditions"][argument])
             if name.startswith("Fn::"):
                 return self._function(name, argument)
-        return {name: self.resolve(each) for name, each in value.items()}
+        resolved = {name: self.resolve(each) for name, each in value.items()}
+        return {name: each for name, each in resolved.items() if each is not NO_VALUE}
 
     def _wanted(self, declared: dict[str, Any]) -> bool:
         return bool(self.resolve({"Condition": declared["Condition"]})) if "Condition" in declared else True
@@ -208,6 +213,8 @@ def _parameter(name: str, declared: dict[str, Any], given: Mapping[str, str]) ->
         declared.get("AllowedPattern", ""), str(value)
     ):
         raise ValueError(f"parameter {name} cannot be {value!r}")
+    if "MinValue" in declared and float(value) < declared["MinValue"]:
+        raise ValueError(f"parameter {name} cannot be below {declared['MinValue']}")
     return str(value).split(",") if declared["Type"] == "CommaDelimitedList" else value
 
 

@@ -430,8 +430,6 @@ REJECTED: dict[str, tuple[Callable[[World], requests.Response], int, str, dict[s
         lambda w: w.push(w.encrypt(w.sign(w.claims(), {"alg": "RS256", "kid": "1"}))), 400, "jws-header", BAD_REQUEST),
     "a JWS by a key that is no app's": (
         lambda w: w.push(w.encrypt(w.sign(w.claims(), by=w.strangers))), 400, "jws-key", BAD_REQUEST),
-    "a JWS by the app's other certificate": (
-        lambda w: w.push(w.encrypt(w.sign(w.claims(), by=w.second))), 400, "jws-key", BAD_REQUEST),
     # the claims
     "claims that are a list": (lambda w: w.push(w.encrypt(w.sign("[]"))), 400, "claims", BAD_REQUEST),
     "claims that are not JSON": (lambda w: w.push(w.encrypt(w.sign("hello"))), 400, "claims", BAD_REQUEST),

@@ -248,6 +248,8 @@ def short() -> Iterator[dict[str, Run]]:
         port = str(taken.getsockname()[1])
         runs = {
             "once": Run(free_ports(), ONCE="1"),
+            "kms": Run(free_ports(), ONCE="1", SIGNER="kms"),
+            "no signer": Run(free_ports(), ONCE="1", SIGNER="me"),
             "parameters": Run(free_ports(), ONCE="1", PARAMETERS="SampleAppApi=true Stage=production"),
             "fails": Run(free_ports(), "-c", FORGETFUL, ONCE="1"),
             "token": Run(free_ports(), "-m", "sandbox", "token"),
@@ -299,6 +301,20 @@ def test_what_is_no_port_gets_a_sentence(variable: str, short: dict[str, Run]) -
     run = short[f"no port {variable}"]
     assert run.ended() == 1
     assert run.output.text == f"softpos: {variable}: {NO_PORTS[variable]!r} is not a port from 1 to 65535"
+
+
+def test_with_a_signer_in_kms_it_says_so_and_ends_well(short: dict[str, Run]) -> None:
+    run = short["kms"]
+    assert run.ended() == 0
+    assert "RS256 with a key in KMS" in run.output.text
+    assert_ports_free(run.ports)
+
+
+def test_what_is_no_signer_gets_a_sentence(short: dict[str, Run]) -> None:
+    run = short["no signer"]
+    assert run.ended() == 1
+    assert "SIGNER: 'me' is neither certificate nor kms" in run.line("softpos: ")
+    assert "Traceback" not in run.output.text
 
 
 def test_a_parameter_that_the_template_refuses_gets_a_sentence(short: dict[str, Run]) -> None:

@@ -85,11 +85,24 @@ def test_the_sample_apps_api_is_off_unless_it_is_asked_for(template: Template, s
             {"SampleAppApi": "true", "JwtIssuer": "https://login.example", "JwtAudience": "a"},
             "SampleAppApi signs operators in at the stack's own user pool",
         ),
+        (
+            {"SampleAppApi": "true", "NexiBaseUrl": "https://b2bsoftpos.nexigroup.com"},
+            "NexiBaseUrl is Nexi's production",
+        ),
         ({"JwtIssuer": "https://login.example"}, "JwtIssuer goes with JwtAudience"),
+        ({"EnrollmentsPerMinute": "0"}, "EnrollmentsPerMinute cannot be below 1"),
         ({"Stage": "test"}, "parameter Stage cannot be 'test'"),
         ({"JwtIssuer": "http://login.example", "JwtAudience": "a"}, "parameter JwtIssuer cannot be"),
     ],
-    ids=["sample-app-in-production", "sample-app-elsewhere", "issuer-without-audience", "value", "pattern"],
+    ids=[
+        "sample-app-in-production",
+        "sample-app-elsewhere",
+        "sample-app-at-nexis-production",
+        "issuer-without-audience",
+        "minimum",
+        "value",
+        "pattern",
+    ],
 )
 def test_parameters_that_do_not_go_together_are_refused(
     parameters: dict[str, str], sentence: str, template_of: Callable[..., Template]
@@ -140,6 +153,7 @@ def test_only_who_changes_the_registry_may_write_to_it(template_of: Callable[...
 
     assert writers(template_of()) == {"TerminalsFunction"}
     assert writers(template_of(AssignOnFirstUse="true")) == {"TerminalsFunction", "AppConfigurationFunction"}
+    assert writers(template_of(SampleAppApi="true")) == {"TerminalsFunction", "SampleAppFunction"}
 
 
 def test_every_functions_environment_has_the_fixed_names_and_they_resolve(stack: LocalStack) -> None:
@@ -218,8 +232,11 @@ def test_what_the_sandbox_cannot_resolve_is_an_error(value: Any, template: Templ
             True,
         ),
         ([{"Ref": "AWS::Region"}, 1], ["eu-south-1", 1]),
+        (["a", {"Fn::If": ["HasNexiBaseUrl", "b", {"Ref": "AWS::NoValue"}]}], ["a"]),
+        ({"a": 1, "b": {"Ref": "AWS::NoValue"}}, {"a": 1}),
+        ({"Fn::Contains": [["a", "b"], "b"]}, True),
     ],
-    ids=["sub", "join", "if", "and", "list"],
+    ids=["sub", "join", "if", "and", "list", "no-value-in-a-list", "no-value-as-a-member", "contains"],
 )
 def test_what_the_sandbox_knows_it_resolves_as_cloudformation_does(
     value: Any, resolved: Any, template: Template

@@ -166,10 +166,14 @@ class InMemory:
         assert asked["KeyConditionExpression"] == "pk = :pk AND sk BETWEEN :low AND :high"
         collection, low, high = (asked["ExpressionAttributeValues"][name]["S"] for name in (":pk", ":low", ":high"))
         after = asked.get("ExclusiveStartKey", {"sk": {"S": ""}})["sk"]["S"]
-        found = sorted(at for at in self.items if at[0] == collection and low <= at[1] <= high and at[1] > after)
-        limit = asked.get("Limit", len(found))
-        more = {"LastEvaluatedKey": _key_of(found[limit - 1])} if len(found) > limit else {}
-        return {"Items": [dict(self.items[at]) for at in found[:limit]], **more}
+        found: list[tuple[str, str]] = []
+        for at in sorted(at for at in self.items if at[0] == collection and at[1] > after):
+            if len(found) == asked.get("Limit"):
+                # Whether what comes next is in the range has not been looked at.
+                return {"Items": [dict(self.items[each]) for each in found], "LastEvaluatedKey": _key_of(found[-1])}
+            if low <= at[1] <= high:
+                found.append(at)
+        return {"Items": [dict(self.items[each]) for each in found]}
 
     def scan(self, **_: Any) -> dict[str, Any]:
         return {"Items": [dict(self.items[at]) for at in sorted(self.items)]}
@@ -192,6 +196,11 @@ class InMemory:
 
     def transact_write_items(self, **asked: Any) -> dict[str, Any]:
         actions = [next(iter(action.items())) for action in asked["TransactItems"]]
+        if (
+            len({_at(action.get("Key") or action["Item"]) for _, action in actions}) < len(actions)
+            or len(actions) > 100
+        ):
+            raise failed("TransactWriteItems", "ValidationException")
         met = [self._met(action) for _, action in actions]
         if not all(met):
             raise cancelled(*("None" if each else "ConditionalCheckFailed" for each in met))

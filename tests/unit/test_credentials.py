@@ -324,6 +324,39 @@ class TestTheCertificateSecret:
         assert_tells_nothing_of(caught.value, other_key.private_pem)
 
 
+class TestTheSigningCertificate:
+    """Of a key that was born in KMS. The developer certificate goes on to be the one for mutual TLS."""
+
+    def secret(self, developer: Issued, **more: Any) -> str:
+        return json.dumps({"certificate": developer.certificate_pem, "private_key": developer.key_pem, **more})
+
+    @pytest.mark.parametrize("absent", [{}, {"signing_certificate": None}, {"signing_certificate": ""}], ids=str)
+    def test_without_one_the_developer_certificates_key_is_to_sign(self, developer: Issued, absent: Any) -> None:
+        certificate = parse_certificate(self.secret(developer, **absent))
+        assert certificate.signing_public_key == developer.certificate.public_key()
+
+    @pytest.mark.parametrize("chain", [False, True], ids=["alone", "before-its-chain"])
+    def test_its_key_is_to_sign(self, developer: Issued, authority: Authority, other_key: RsaPair, chain: bool) -> None:
+        signing = authority.developer("SIGNING", key=other_key.private).certificate_pem
+        pem = signing + (authority.certificate_pem if chain else "")
+        certificate = parse_certificate(self.secret(developer, signing_certificate=pem))
+        assert certificate.signing_public_key == other_key.public
+        assert certificate.private_key.public_key() == developer.certificate.public_key()
+        assert certificate.thumbprint == developer.thumbprint
+
+    def test_one_that_is_none_is_named(self, developer: Issued) -> None:
+        with pytest.raises(MisconfiguredError, match="signing_certificate is not PEM"):
+            parse_certificate(self.secret(developer, signing_certificate="certainly"))
+
+    def test_one_that_is_no_text_is_named(self, developer: Issued) -> None:
+        with pytest.raises(MisconfiguredError, match="signing_certificate is not a non-empty string"):
+            parse_certificate(self.secret(developer, signing_certificate=["pem"]))
+
+    def test_one_for_an_elliptic_curve_is_refused(self, developer: Issued, authority: Authority) -> None:
+        with pytest.raises(MisconfiguredError, match="signing_certificate is not for an RSA key"):
+            parse_certificate(self.secret(developer, signing_certificate=authority.server("x.example").certificate_pem))
+
+
 class TestWhatIsPrinted:
     @pytest.fixture
     def application(self) -> Application:

@@ -24,6 +24,7 @@ from softpos.errors import (
     PairsRefusedError,
     PointOfSaleUnknownError,
     RegistryBusyError,
+    SigningUnavailableError,
     SoftposError,
     TerminalHeldError,
     TerminalNotAssignedError,
@@ -42,6 +43,7 @@ DOCUMENTED = [
     pytest.param(OperatorHoldsTerminalError("s3cr3t"), "operator_holds_terminal", 409, id="operator_holds_terminal"),
     pytest.param(PairsRefusedError({"line 2": "is wrong"}), "pairs_refused", 422, id="pairs_refused"),
     pytest.param(RegistryBusyError("s3cr3t"), "registry_busy", 503, id="registry_busy"),
+    pytest.param(SigningUnavailableError("s3cr3t", "s3cr3t"), "signing_unavailable", 503, id="signing_unavailable"),
     pytest.param(TooManyEnrollmentsError("s3cr3t"), "too_many_enrollments", 429, id="too_many_enrollments"),
     pytest.param(IdempotencyKeyReusedError("s3cr3t"), "idempotency_key_reused", 422, id="idempotency_key_reused"),
     pytest.param(EnrollmentInProgressError("s3cr3t"), "enrollment_in_progress", 409, id="enrollment_in_progress"),
@@ -83,6 +85,7 @@ class TestTheTable:
     def test_only_where_trying_again_may_help_is_it_said_when(self, error: Exception, code: str, status: int) -> None:
         headers = problems.problem(error, "request-1")["headers"]
         again = {"nexi_unavailable", "nexi_timeout", "enrollment_in_progress", "registry_busy", "too_many_enrollments"}
+        again |= {"signing_unavailable"}
         assert ("retry-after" in headers) == (code in again)
         assert headers.get("retry-after", "5").isdigit()
 

@@ -135,6 +135,7 @@ class TestWhoSignsIn:
         "code",
         [
             "NotAuthorizedException",
+            "TooManyRequestsException",
             "UserNotFoundException",
             "UserNotConfirmedException",
             "PasswordResetRequiredException",
@@ -204,7 +205,6 @@ class TestAFailure:
         "failing",
         [
             refusal("InternalErrorException"),
-            refusal("TooManyRequestsException"),
             refusal("LimitExceededException"),
             EndpointConnectionError(endpoint_url="https://aws"),
             ReadTimeoutError(endpoint_url="https://aws"),

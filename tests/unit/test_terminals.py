@@ -1069,6 +1069,20 @@ class TestTryingAgain(OffTheWire):
         assert len(set(slept)) == len(slept)
         assert all(pause <= most for pause, most in zip(slept, longest, strict=True))
 
+    def test_one_that_was_slow_and_asked_for_twice_is_found_done(
+        self, pool: TerminalRegistry, dynamodb: Any, registry_of: Any
+    ) -> None:
+        """botocore sends it again with the same token, and is told that the first is still under way."""
+        slow = [failed("TransactWriteItems", "TransactionInProgressException")]
+
+        def still_under_way(operation: str, _: Any) -> None:
+            if operation == "transact_write_items" and slow:
+                raise slow.pop()
+
+        registry = registry_of(Watched(dynamodb, after=still_under_way))
+        assert registry.assign(MARIO, "30000001") == by(MARIO, BOTH)
+        check_invariants(dynamodb)
+
     def test_it_ends_before_who_waits_for_it_does(
         self, pool: TerminalRegistry, dynamodb: Any, registry_of: Any, longest: list[float]
     ) -> None:

@@ -64,6 +64,8 @@ class Certificate:
     """The leaf first."""
     key_pem: bytes = field(repr=False)
     private_key: rsa.RSAPrivateKey = field(repr=False)
+    signing_public_key: rsa.RSAPublicKey = field(repr=False)
+    """Of the certificate that the assertion is signed for: this one, unless a key in KMS has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +224,10 @@ def parse_application(secret: str) -> Application:
 
 
 def parse_certificate(secret: str) -> Certificate:
-    """The certificate secret: `{"certificate", "private_key"}`, both PEM, the certificate with its chain in any order.
+    """The certificate secret: `{"certificate", "private_key", "signing_certificate"}`, all PEM.
 
-    Raises MisconfiguredError.
+    The certificate with its chain in any order. `signing_certificate` is optional: the certificate of a key that was
+    born in KMS, alone or before its chain. Raises MisconfiguredError.
     """
     where = "certificate secret"
     members = _object(where, secret)
@@ -237,6 +240,14 @@ def parse_certificate(secret: str) -> Certificate:
             "store the key that the certificate's CSR was made with, together with that certificate",
         )
     chain = [leaf, *(each for each in chain if each != leaf)]
+    signing = leaf
+    if members.get("signing_certificate"):
+        signing, *_ = _certificates(where, _text(where, members, "signing_certificate"), "signing_certificate")
+    signing_public_key = signing.public_key()
+    if not isinstance(signing_public_key, rsa.RSAPublicKey):
+        raise MisconfiguredError(
+            f"{where}: signing_certificate is not for an RSA key", "store the certificate of the RSA key in KMS"
+        )
     return Certificate(
         thumbprint=leaf.fingerprint(hashes.SHA256()).hex(),
         subject=leaf.subject.rfc4514_string(),
@@ -246,15 +257,16 @@ def parse_certificate(secret: str) -> Certificate:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
         private_key=key,
+        signing_public_key=signing_public_key,
     )
 
 
-def _certificates(where: str, pem: str) -> list[x509.Certificate]:
+def _certificates(where: str, pem: str, member: str = "certificate") -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
         raise MisconfiguredError(
-            f"{where}: certificate is not PEM ({_looks_like(pem)})",
+            f"{where}: {member} is not PEM ({_looks_like(pem)})",
             "store what `openssl pkcs7 -print_certs` made of Nexi's .p7b, from BEGIN to END, line breaks included",
         ) from error
 

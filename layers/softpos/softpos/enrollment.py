@@ -54,8 +54,8 @@ class Enrollment:
         """A `request_uri` for the terminals that the operator holds, on the device that the SDK named.
 
         Each attempt is a new assertion. Asked again under the same key, gives the same `request_uri`, which counts for
-        no enrollment. Raises
-        SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is asked for anything.
+        no enrollment. Raises SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is
+        asked for anything.
         """
         with telemetry.timed("registry"):
             held = self._registry.held_by(email)

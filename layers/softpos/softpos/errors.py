@@ -119,6 +119,12 @@ class CredentialsRefusedError(MisconfiguredError):
     """When Nexi refuses the certificate, the client id or the client secret that we have."""
 
 
+class SigningUnavailableError(SoftposError):
+    """When KMS, which signs the assertion, throttles or fails."""
+
+    code = "signing_unavailable"
+
+
 class NexiRejectedError(SoftposError):
     """When Nexi understood the request and refused it."""
 

@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyValidationError,
 )
 
-from softpos import telemetry
+from softpos import operators, telemetry
 from softpos.credentials import CredentialStore
 from softpos.deadline import Deadline
 from softpos.errors import EnrollmentInProgressError, IdempotencyKeyReusedError
@@ -68,7 +68,7 @@ class Idempotency:
         """
         seal = self._credentials.get().seal("idempotency")
         # The assignment, too: a request_uri of terminals that were taken away since is not handed out again.
-        name = seal.mark(key, held.operator.lower(), held.point_of_sale, *held.terminal_ids)
+        name = seal.mark(key, operators.key(held.operator), held.point_of_sale, *held.terminal_ids)
         bound_to = f"{name} {device_id}"
         made: list[PushedAuthorization] = []
         failed: list[Exception] = []

@@ -15,8 +15,8 @@ WINDOW_SECONDS = 60
 class OperatorLimit:
     """So many enrollments of each operator in every minute of the clock.
 
-    A table that fails, or holds what is no count, costs the limit and not the enrollment. Who can write to it can use
-    up an operator's minute, and no more.
+    A table that fails costs the limit and not the enrollment, and so does one that holds what is no count. Who can
+    write to it can use up an operator's minute.
     """
 
     def __init__(

@@ -9,8 +9,9 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from softpos import assertion, telemetry
+from softpos import assertion, aws, telemetry
 from softpos.answers import Reading, seconds
 from softpos.cache import Cache, CacheTable, Entry, cache_table
 from softpos.clock import TOLERANCE_SECONDS, NexiClock
@@ -18,7 +19,6 @@ from softpos.credentials import Certificate, Credentials, CredentialStore, crede
 from softpos.deadline import Deadline
 from softpos.errors import (
     CredentialsRefusedError,
-    MisconfiguredError,
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
@@ -28,6 +28,9 @@ from softpos.jwks import EncryptionKey, fit_keys
 from softpos.mutual_tls import MutualTlsSession
 from softpos.settings import Settings, settings
 from softpos.terminals import Assignment
+
+if TYPE_CHECKING:
+    from jose.backends.base import Key
 
 TOKEN_PATH = "/softpos/appenrollment/token"  # noqa: S105 - a path
 KEYS_PATH = "/softpos/par/jwks.json"
@@ -86,6 +89,7 @@ class Nexi:
         now: Callable[[], float] = time.time,
         new_jti: Callable[[], str] = lambda: str(uuid.uuid4()),
         connect: Callable[[Certificate, str | None], MutualTlsSession] = MutualTlsSession,
+        new_signer: "Callable[[Certificate], Key] | None" = None,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
@@ -93,6 +97,7 @@ class Nexi:
         self._now = now
         self._new_jti = new_jti
         self._connect = connect
+        self._new_signer = new_signer or (lambda certificate: assertion.certificate_signer(certificate.private_key))
         self._clock = NexiClock(now)
         self._link: _Link | None = None
 
@@ -269,13 +274,9 @@ class Nexi:
         if self._link is None or self._link.credentials is not credentials:
             if self._link is not None:
                 self._link.session.close()
-            if self._settings.signing_key_id:
-                raise MisconfiguredError(
-                    "environment variable SIGNING_KEY_ID is set, and this version does not sign with KMS yet",
-                    "leave the stack's parameter SigningKeyId empty: the certificate's own key then signs",
-                )
             session = self._connect(credentials.certificate, self._settings.nexi_ca_bundle)
-            self._link = _Link(credentials, session, self._settings.nexi_base_url, self._table, self._now)
+            base_url, new_signer = self._settings.nexi_base_url, self._new_signer
+            self._link = _Link(credentials, session, new_signer, base_url, self._table, self._now)
         return self._link
 
 
@@ -286,6 +287,7 @@ class _Link:
         self,
         credentials: Credentials,
         session: MutualTlsSession,
+        new_signer: "Callable[[Certificate], Key]",
         base_url: str,
         table: CacheTable | None,
         now: Callable[[], float],
@@ -293,7 +295,7 @@ class _Link:
         self.credentials = credentials
         self.application = credentials.application
         self.session = session
-        self.signer = assertion.certificate_signer(credentials.certificate.private_key)
+        self._new_signer = new_signer
         seal = credentials.seal("cache")
         # A certificate-bound token dies with its certificate, and no environment's token is another's.
         owner = seal.mark(base_url, self.application.client_id, credentials.certificate.thumbprint)
@@ -303,6 +305,11 @@ class _Link:
         self.refused_token: str | None = None
         self.keys_asked_at = 0.0
         self._key: tuple[str, EncryptionKey] | None = None
+
+    @functools.cached_property
+    def signer(self) -> "Key":
+        """Made when the first assertion is: not every function signs, or may."""
+        return self._new_signer(self.credentials.certificate)
 
     def encryption_key(self, keys: Entry) -> EncryptionKey:
         """The key of this JWKS, checked and built once for each version of it."""
@@ -343,4 +350,15 @@ def _pushed(reading: Reading, sent_at: float) -> PushedAuthorization:
 @functools.cache
 def channel() -> Nexi:
     """The execution environment's channel, from its settings. Built on first use; a failure is not cached."""
-    return Nexi(settings(), credential_store(), cache_table())
+    configured = settings()
+    key_id = configured.signing_key_id
+    if key_id is None:
+        return Nexi(configured, credential_store(), cache_table())
+
+    def kms_signer(certificate: Certificate) -> "Key":
+        # Imported for those who have such a key.
+        from softpos.kms_signer import KmsSigner
+
+        return KmsSigner(aws.client("kms", hasty=True), key_id, certificate.signing_public_key)
+
+    return Nexi(configured, credential_store(), cache_table(), new_signer=kms_signer)

@@ -12,6 +12,8 @@ _REFUSED = frozenset(
         "UserNotConfirmedException",
         "PasswordResetRequiredException",
         "InvalidParameterException",
+        # Someone is guessing, at this operator or at all: the sample knows no word for it.
+        "TooManyRequestsException",
     }
 )
 

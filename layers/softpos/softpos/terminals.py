@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 ATTEMPTS = 20
-"""How often something is tried while others keep changing what it is about: four seconds at the most."""
+"""How often something is tried while others keep changing what it is about. The pauses are four seconds at the most."""
 
 ABANDONED_SECONDS = 300.0
 """An import that has not become visible after this time never will: its function has ended long ago."""
@@ -140,7 +140,7 @@ class TerminalRegistry:
 
     def show(self, tid: str) -> TerminalPair | Assignment:
         """The pair with this TID. Raises TerminalUnknownError."""
-        return self._pooled(tid).pair
+        return self._pooled(tid, self._further_attempts()).pair
 
     def page(
         self,
@@ -180,7 +180,7 @@ class TerminalRegistry:
             attempt = next(attempts)
             held = self._held_by(email)
             try:
-                wanted = self._wanted(tid, point_of_sale, held, move=move, first=attempt == 0)
+                wanted = self._wanted(tid, point_of_sale, held, attempts, move=move, first=attempt == 0)
             except SoftposError:
                 # What was found after that may be later than what the operator held: both, or neither.
                 if self._held_by(email) != held:
@@ -192,7 +192,7 @@ class TerminalRegistry:
                 # It has been released, and is free, or another by its name: DynamoDB takes no action on an item twice.
                 continue
             given = wanted.held(held.holder if held else email)
-            if self._commit([*(self._freeing(held) if held else []), *self._taking(wanted, given, held)]):
+            if self._commit([*(self._freeing(held) if held else []), *self._taking(wanted, given, held)], attempts):
                 return given
 
     def release(self, tid: str) -> TerminalPair:
@@ -200,11 +200,11 @@ class TerminalRegistry:
         attempts = self._attempts()
         while True:
             next(attempts)
-            pooled = self._pooled(tid)
+            pooled = self._pooled(tid, attempts)
             if not pooled.holder:
                 return pooled.pair
             operator = self._delete("operators", operators.key(pooled.holder), pair=pooled.pair.name)
-            if self._commit([*self._freeing(pooled), operator]):
+            if self._commit([*self._freeing(pooled), operator], attempts):
                 return pooled.free()
 
     def delete(self, tid: str) -> TerminalPair:
@@ -212,10 +212,10 @@ class TerminalRegistry:
         attempts = self._attempts()
         while True:
             next(attempts)
-            pooled = self._pooled(tid)
+            pooled = self._pooled(tid, attempts)
             if pooled.holder:
                 raise TerminalHeldError("the pair is held", "release it first")
-            if self._commit(self._removing(pooled)):
+            if self._commit(self._removing(pooled), attempts):
                 return pooled.pair
 
     def add(self, listed: PairList) -> Imported:
@@ -252,10 +252,8 @@ class TerminalRegistry:
             )
         return held
 
-    def _pooled(self, tid: str) -> _Pooled:
-        attempts = self._attempts()
+    def _pooled(self, tid: str, attempts: Iterator[int]) -> _Pooled:
         while True:
-            next(attempts)
             marker = self._item("tids", tid) if is_identifier(tid) else None
             marked = _pooled(marker) if marker else None
             if marker is None or marked is None or not self._visible([marker]):
@@ -266,14 +264,22 @@ class TerminalRegistry:
                 if found and found.imported == marked.imported:
                     return found
             # It has changed hands between the two reads, or is gone, and perhaps another has its name.
+            next(attempts)
 
     def _wanted(
-        self, tid: str | None, point_of_sale: str | None, held: _Pooled | None, *, move: bool, first: bool
+        self,
+        tid: str | None,
+        point_of_sale: str | None,
+        held: _Pooled | None,
+        attempts: Iterator[int],
+        *,
+        move: bool,
+        first: bool,
     ) -> _Pooled:
         """The pair that an operator who holds this one is to have. Raises as `assign` does."""
         if held is None and move:
             raise TerminalNotAssignedError("the operator holds no terminal to move from", "assign one instead")
-        wanted = self._pooled(tid) if tid else None
+        wanted = self._pooled(tid, attempts) if tid else None
         if held and (wanted == held if wanted else point_of_sale in (None, held.pair.point_of_sale)):
             return held
         if held and not move:
@@ -429,24 +435,28 @@ class TerminalRegistry:
             "others kept changing what was to be changed, or DynamoDB kept throttling", _BUSY_REMEDY
         )
 
+    def _further_attempts(self) -> Iterator[int]:
+        """Those after the first."""
+        attempts = self._attempts()
+        next(attempts)
+        return attempts
+
     def _commit_each(self, groups: Iterable[list[_Item]]) -> bool:
         """Commit groups of actions, as many groups as fit in each transaction. Whether all were."""
         actions: list[_Item] = []
         for group in groups:
             if len(actions) + len(group) > _ACTIONS:
-                if not self._commit(actions):
+                if not self._commit(actions, self._further_attempts()):
                     return False
                 actions = []
             actions += group
-        return not actions or self._commit(actions)
+        return not actions or self._commit(actions, self._further_attempts())
 
-    def _commit(self, actions: list[_Item]) -> bool:
+    def _commit(self, actions: list[_Item], attempts: Iterator[int]) -> bool:
         """Whether all of it was done. If not, nothing was: something has changed since it was read."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        attempts = self._attempts()
         while True:
-            next(attempts)
             try:
                 self._dynamodb.transact_write_items(TransactItems=actions)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError) as error:
@@ -455,6 +465,7 @@ class TerminalRegistry:
                     return False
                 if not reasons or not reasons <= _TRANSIENT:
                     raise _failure(error) from error
+                next(attempts)
             else:
                 return True
 
@@ -570,7 +581,8 @@ def _number(item: _Item, name: str) -> float:
 def _reasons(error: Exception) -> set[str]:
     """Why a transaction was cancelled."""
     response = getattr(error, "response", None) or {}
-    if error_code(error) == "TransactionConflictException":
+    if error_code(error) in ("TransactionConflictException", "TransactionInProgressException"):
+        # The second: botocore has sent it twice, and the first has not ended. The next one finds what it has done.
         return {"TransactionConflict"}
     return {reason.get("Code", "None") for reason in response.get("CancellationReasons", [])} - {"None"}
 
