@@ -389,6 +389,8 @@ class Turns(threading.Thread):
             self.done.outcome = self.done.operation.of(self._registry)
         except BaseException as error:  # noqa: BLE001 - it is the test's, and asserted there
             self.done.outcome = error
+        if not isinstance(self.done.outcome, BaseException):
+            self.done.fault = ""  # It got over it.
         self.over = True
         self._waits.release()
 

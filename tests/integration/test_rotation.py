@@ -1,0 +1,63 @@
+"""A certificate is replaced while phones enroll: none of them notices."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from backends import Backend, bearer, client, secret
+
+from sandbox.local import LocalStack
+from softpos.credentials import MIN_AGE_SECONDS
+
+PHONES = 3
+
+
+def test_no_enrollment_fails_while_a_certificate_is_replaced(
+    start_backend: Callable[..., Backend], stack: LocalStack
+) -> None:
+    """As an operator does it: Nexi registers the new one, it becomes current, and some time later the old one goes."""
+    app, old, new = stack.app, stack.authority.developer("OLD"), stack.authority.developer("NEW")
+    app.register(old.certificate, old.thumbprint)
+    secret_id = secret(stack, {"certificate": old.certificate_pem, "private_key": old.key_pem})
+    api = start_backend({"CERTIFICATE_SECRET_ID": secret_id})
+    outcomes: Counter[str] = Counter()
+    replaced = threading.Event()
+    done = threading.Event()
+    warm = threading.Event()
+    served: set[int] = set()
+    token = bearer(stack)
+
+    def use_phone(number: int) -> None:
+        while not done.is_set():
+            response = api.post({"device_id": f"device-{number}"}, token)
+            outcome = "201" if response.status_code == 201 else str(response.json().get("code"))
+            served.add(number)
+            if len(served) == PHONES:
+                warm.set()
+            outcomes[f"{'after' if replaced.is_set() else 'before'} {outcome}"] += 1
+
+    phones = [threading.Thread(target=use_phone, args=(number,)) for number in range(PHONES)]
+    for phone in phones:
+        phone.start()
+    try:
+        assert warm.wait(30)
+        app.register(new.certificate, new.thumbprint)
+        value = {"certificate": new.certificate_pem, "private_key": new.key_pem}
+        client(stack, "secretsmanager").put_secret_value(SecretId=secret_id, SecretString=json.dumps(value))
+        # Who has read the old one a moment ago does not read again at once.
+        time.sleep(MIN_AGE_SECONDS + 1)
+        refused = stack.nexi.counts["reject certificate"]
+        del app.certificates[old.thumbprint]
+        replaced.set()
+        time.sleep(6)
+    finally:
+        done.set()
+        for phone in phones:
+            phone.join(30)
+        app.certificates.pop(new.thumbprint, None)
+
+    assert set(outcomes) == {"before 201", "after 201"}, outcomes
+    assert outcomes["after 201"] > PHONES
+    assert stack.nexi.counts["reject certificate"] > refused, "the old one was in use, and was refused"
