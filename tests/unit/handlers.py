@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import boto3
+from registry_support import create_table
 
 from softpos.pairs import from_csv
 from softpos.terminals import TerminalRegistry
@@ -117,7 +118,7 @@ class Pool:
     def __init__(self) -> None:
         """Within moto's mock_aws."""
         self.dynamodb = aws_client("dynamodb")
-        self._create()
+        create_table(self.dynamodb)
         registry_of(self.dynamodb).add(from_csv(POOL))
         registry_of(self.dynamodb).assign(OPERATOR, "30000001")
         self._items = self.dynamodb.scan(TableName="terminals")["Items"]
@@ -125,18 +126,10 @@ class Pool:
     def put_back(self) -> Any:
         """The client."""
         self.dynamodb.delete_table(TableName="terminals")
-        self._create()
+        create_table(self.dynamodb)
         requests = [{"PutRequest": {"Item": item}} for item in self._items]
         self.dynamodb.batch_write_item(RequestItems={"terminals": requests})
         return self.dynamodb
-
-    def _create(self) -> None:
-        self.dynamodb.create_table(
-            TableName="terminals",
-            BillingMode="PAY_PER_REQUEST",
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-        )
 
 
 def aws_client(service: str) -> Any:

@@ -458,7 +458,7 @@ class TerminalRegistry:
 
         while True:
             try:
-                self._dynamodb.transact_write_items(TransactItems=actions)  # type: ignore[arg-type]
+                self._dynamodb.transact_write_items(TransactItems=actions)  # type: ignore[arg-type]  # plain dicts
             except (BotoCoreError, ClientError) as error:
                 reasons = _reasons(error)
                 if "ConditionalCheckFailed" in reasons:
