@@ -169,7 +169,21 @@ class TestThePointOfSale:
     def test_it_is_what_the_claim_says(self, value: str, point_of_sale: str) -> None:
         assert operators.point_of_sale_of({"custom:shop": value, "shop": "other"}, "custom:shop") == point_of_sale
 
-    @pytest.mark.parametrize("value", [{}, *({"shop": each} for each in (None, "", " \t", 12345, ["1"]))], ids=repr)
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param({}, id="missing"),
+            pytest.param({"shop": None}, id="null"),
+            pytest.param({"shop": ""}, id="empty"),
+            pytest.param({"shop": " \t"}, id="blank"),
+            pytest.param({"shop": 12345}, id="a-number"),
+            pytest.param({"shop": ["00012345"]}, id="a-list"),
+            pytest.param({"shop": "0001#2345"}, id="what-names-are-made-with"),
+            pytest.param({"shop": "00012345,00054321"}, id="two"),
+            pytest.param({"shop": "1" * 33}, id="33-characters"),
+            pytest.param({"shop": "1" * 2048}, id="more-than-a-key-of-the-table-takes"),
+        ],
+    )
     def test_a_token_that_says_none_is_told_of(self, value: dict[str, Any]) -> None:
         with pytest.raises(PointOfSaleUnknownError, match="PointOfSaleClaim") as caught:
             operators.point_of_sale_of({**CLAIMS, **value}, "shop")

@@ -13,6 +13,7 @@ from moto import mock_aws
 from registry_support import (
     REGION,
     TABLE,
+    InMemory,
     Instead,
     Unwired,
     Watched,
@@ -882,6 +883,19 @@ class TestAnImportThatFails(OffTheWire):
         registry_of(Watched(dynamodb, nth(n, undo_a_transaction_of_it))).add(listed(MPOS))
         assert not set(registry.page().pairs) & set(self.PAIRS)
         check_invariants(dynamodb)
+
+
+def test_pairs_that_are_not_visible_yet_do_not_hold_anyone_up(registry_of: Any) -> None:
+    """A phone waits for its first terminal, and a thousand that an import has left may lie before it."""
+    dynamodb = InMemory()
+    with pytest.raises(CrashError):
+        registry_of(Watched(dynamodb, nth(1, crash, "delete_item"))).add(listed(*many(1000)))
+    first = TerminalPair("999", "30000001", None)
+    registry_of(dynamodb).add(listed(first))
+    watched = Watched(dynamodb)
+    assert registry_of(watched).assign(MARIO) == by(MARIO, first)
+    assert registry_of(watched).page(limit=1) == Page([by(MARIO, first)], None)
+    assert len(watched.calls) < 100
 
 
 # ---------------------------------------------------------------- others in the way

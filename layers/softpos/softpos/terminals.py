@@ -34,7 +34,7 @@ from softpos.errors import (
     TerminalNotAssignedError,
     TerminalUnknownError,
 )
-from softpos.pairs import PairList, TerminalPair, is_identifier
+from softpos.pairs import MAX_PAIRS, PairList, TerminalPair, is_identifier
 from softpos.settings import settings
 
 if TYPE_CHECKING:
@@ -301,13 +301,16 @@ class TerminalRegistry:
         # In ASCII's order: "!" comes before all that names are made of, "$" is next to the "#" after a point of sale.
         low, high = (f"{point_of_sale}#", f"{point_of_sale}$") if point_of_sale else ("!", "~")
         found: list[_Pooled] = []
+        size = limit
         while len(found) < limit:
             low = max(low, f"{after}!" if after else "")
-            items = self._query(collection, low, high, limit)
+            items = self._query(collection, low, high, size)
             found += [pooled for item in self._visible(items) if (pooled := _pooled(item))]
-            if len(items) < limit:
+            if len(items) < size:
                 break
             after = _text(items[-1], "sk")
+            # Some are not visible. A whole import may not be: not one by one.
+            size = MAX_PAIRS
         return found[:limit]
 
     def _visible(self, items: list[_Item]) -> list[_Item]:
