@@ -1,5 +1,6 @@
 """The registry: what it promises of pairs and of who holds them, whatever DynamoDB and others do meanwhile."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -518,14 +519,14 @@ class TestPage(OffTheWire):
         page = registry.page("10", after=after)
         assert ([pair.terminal_ids for pair in page.pairs], page.after) == (tids, None)
 
-    def test_a_pair_that_is_assigned_while_the_page_is_read_shows_as_held(
-        self, pool: TerminalRegistry, dynamodb: Any, registry_of: Any
+    @pytest.mark.parametrize("n", range(1, 6))
+    def test_a_pair_that_is_assigned_while_the_page_is_read_is_not_missing(
+        self, pool: TerminalRegistry, dynamodb: Any, registry_of: Any, n: int
     ) -> None:
-        def assign(operation: str, arguments: dict[str, Any]) -> None:
-            if operation == "query" and arguments["ExpressionAttributeValues"][":pk"] == {"S": "held"}:
-                pool.assign(MARIO, "30000001")
-
-        assert registry_of(Watched(dynamodb, assign)).page().pairs == [by(MARIO, BOTH), SOFTPOS, MPOS]
+        assigning = Watched(dynamodb, nth(n, lambda: pool.assign(MARIO, "30000001")))
+        first, *others = registry_of(assigning).page().pairs
+        assert first in (BOTH, by(MARIO, BOTH))
+        assert others == [SOFTPOS, MPOS]
 
     def test_what_is_no_pair_is_left_out(self, pool: TerminalRegistry, dynamodb: Any) -> None:
         """Whoever put it there."""
@@ -884,6 +885,23 @@ class TestAnImportThatFails(OffTheWire):
         assert not set(registry.page().pairs) & set(self.PAIRS)
         check_invariants(dynamodb)
 
+    @pytest.mark.parametrize("n", range(1, 9))
+    def test_who_undoes_it_while_another_does_can_import_its_tids(
+        self, dynamodb: Any, registry_of: Any, clock: Clock, n: int
+    ) -> None:
+        """The other is in the midst of it, and crashes."""
+        with pytest.raises(CrashError):
+            registry_of(Watched(dynamodb, nth(1, crash, "delete_item"))).add(listed(*self.PAIRS))
+        clock.now += ABANDONED_SECONDS + 1
+
+        def undo_a_transaction_of_it() -> None:
+            with suppress(CrashError):
+                registry_of(Watched(dynamodb, nth(2, crash, "transact_write_items"))).add(listed(SOFTPOS))
+
+        registry = registry_of(Watched(dynamodb, nth(n, undo_a_transaction_of_it)))
+        assert registry.add(listed(*self.PAIRS)) == Imported(5, 0)
+        check_invariants(dynamodb)
+
 
 def test_pairs_that_are_not_visible_yet_do_not_hold_anyone_up(registry_of: Any) -> None:
     """A phone waits for its first terminal, and a thousand that an import has left may lie before it."""
@@ -996,6 +1014,23 @@ class TestBetweenTwoCalls(OffTheWire):
         again = registry_of(Watched(dynamodb, nth(n, happens)))
         assert again.add(pairs) in (Imported(0, 3), Imported(3, 0))
         assert registry.page().pairs == many(3)
+        check_invariants(dynamodb)
+
+
+@pytest.mark.parametrize("theirs_at_first", [False, True], ids=["free-at-first", "theirs-at-first"])
+def test_who_asks_for_a_pair_that_is_theirs_or_free_gets_it(registry_of: Any, theirs_at_first: bool) -> None:
+    """However often it changes meanwhile which of the two it is: it is never another's, nor do they hold another."""
+    for n, m in itertools.combinations(range(1, 10), 2):
+        dynamodb = InMemory()
+        registry = registry_of(dynamodb)
+        registry.add(listed(BOTH))
+        changes = [lambda its: its.assign(MARIO, "30000001"), lambda its: its.release("30000001")]
+        if theirs_at_first:
+            changes.pop(0)(registry)
+            changes.append(lambda its: its.assign(MARIO, "30000001"))
+        once, again = (nth(at, others(registry, change)) for at, change in zip((n, m), changes, strict=True))
+        changing = registry_of(Watched(Watched(dynamodb, once), again))
+        assert changing.assign(MARIO, "40000001") == by(MARIO, BOTH)
         check_invariants(dynamodb)
 
 

@@ -180,7 +180,7 @@ class TerminalRegistry:
             attempt = next(attempts)
             held = self._held_by(email)
             try:
-                wanted = self._wanted(tid, point_of_sale, held, attempts, move=move, first=attempt == 0)
+                wanted = self._wanted(email, tid, point_of_sale, held, attempts, move=move, first=attempt == 0)
             except SoftposError:
                 # What was found after that may be later than what the operator held: both, or neither.
                 if self._held_by(email) != held:
@@ -188,8 +188,8 @@ class TerminalRegistry:
                 raise
             if held and wanted == held:
                 return held.held(held.holder)
-            if held and wanted.pair.name == held.pair.name:
-                # It has been released, and is free, or another by its name: DynamoDB takes no action on an item twice.
+            if wanted.holder or (held and wanted.pair.name == held.pair.name):
+                # The operator holds it since the first read, or did until then: what was read is of two moments.
                 continue
             given = wanted.held(held.holder if held else email)
             if self._commit([*(self._freeing(held) if held else []), *self._taking(wanted, given, held)], attempts):
@@ -268,6 +268,7 @@ class TerminalRegistry:
 
     def _wanted(
         self,
+        email: str,
         tid: str | None,
         point_of_sale: str | None,
         held: _Pooled | None,
@@ -276,17 +277,18 @@ class TerminalRegistry:
         move: bool,
         first: bool,
     ) -> _Pooled:
-        """The pair that an operator who holds this one is to have. Raises as `assign` does."""
+        """The pair that an operator who holds this one is to have, or what it is by now. Raises as `assign` does."""
         if held is None and move:
             raise TerminalNotAssignedError("the operator holds no terminal to move from", "assign one instead")
         wanted = self._pooled(tid, attempts) if tid else None
         if held and (wanted == held if wanted else point_of_sale in (None, held.pair.point_of_sale)):
             return held
-        if held and not move:
+        same = held and wanted and wanted.pair.name == held.pair.name
+        if held and not move and not same:
             raise OperatorHoldsTerminalError("the operator holds another pair", "release it, or move the operator")
         if wanted is None:
             return self._some_free(point_of_sale, first=first)
-        if wanted.holder:
+        if wanted.holder and operators.key(wanted.holder) != operators.key(email):
             raise TerminalHeldError("the pair is held by another operator", "release it first")
         return wanted
 
