@@ -8,7 +8,7 @@ export SAM_CLI_TELEMETRY := 0
 unexport AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
 
 READY := .venv/ready
-CODE := functions layers sandbox tests
+CODE := functions layers onboarding sandbox tests
 # A file's tests share what is slow to make. Each worker has a local stack of its own.
 PARALLEL := -n auto --dist loadfile
 
@@ -62,12 +62,14 @@ format: $(READY)
 build: $(READY)
 	sam build
 
-$(READY): requirements/uv.txt requirements/dev.txt
+$(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'softpos: $(PYTHON) is older than 3.11; choose another: make PYTHON=python3.13 …' >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	.venv/bin/uv pip sync --quiet --compile-bytecode --python .venv --require-hashes requirements/uv.txt requirements/dev.txt
+	@# The softpos command, as it stands in this checkout.
+	.venv/bin/uv pip install --quiet --python .venv --no-deps --no-build-isolation --offline --editable .
 	@touch $@
 
 # Hashes and versions, and nobody's address. What ships takes its versions from what is tested.

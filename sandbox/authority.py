@@ -103,6 +103,12 @@ class Authority:
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
         return self._leaf(subject, public_key, usage, not_before=not_before, lifetime=lifetime)
 
+    def sign(self, request: x509.CertificateSigningRequest) -> x509.Certificate:
+        """A developer certificate for the key and the subject of a request, which is believed."""
+        public_key = request.public_key()
+        assert isinstance(public_key, rsa.RSAPublicKey)
+        return self._leaf(request.subject, public_key, ExtendedKeyUsageOID.CLIENT_AUTH)
+
     def _leaf(
         self,
         subject: x509.Name,

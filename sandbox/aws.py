@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,11 +13,17 @@ import boto3
 from moto.dynamodb.models.dynamo_type import Item, LimitedSizeDict
 from moto.dynamodb.models.table import Table
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.secretsmanager.models import SecretsManagerBackend
+from werkzeug import Request, Response
 
 from sandbox.server import Server
 from sandbox.template import REGION, STACK, Template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox"}
+API_ID = "sandbox"
+"""Of the HTTP API, which is not moto's but the gateway's."""
+
+_SIGNED_FOR = re.compile(r"Credential=[^/,\s]+/\d{8}/[^/,\s]+/([^/,\s]+)/aws4_request")
 
 
 class Aws(Server):
@@ -26,7 +33,10 @@ class Aws(Server):
         """Raises OSError when the port is in use."""
         # An account of its own: moto keeps one store for the whole process, by account.
         self.account = f"{random.SystemRandom().randrange(10**12):012}"
-        super().__init__(one_at_a_time(DomainDispatcherApplication(create_backend_app), self.account), port)
+        self.services: dict[str, Callable[[Request], Response]] = {}
+        """Who answers in moto's place, and not behind its lock, by the service that a request is signed for."""
+        self._moto = one_at_a_time(DomainDispatcherApplication(create_backend_app), self.account)
+        super().__init__(self._serve, port)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,9 +55,22 @@ class Aws(Server):
 
     def create(self, template: Template) -> None:
         """Create what the template declares, and tell it the names."""
+        # What moto has no part in has its names before the alarms that watch it.
+        for logical_id in template.resources("AWS::Serverless::Function"):
+            arn = template.function_arn(logical_id)
+            template.exists(logical_id, arn.rpartition(":")[2], Arn=arn)
+        for logical_id in template.resources("AWS::Serverless::HttpApi"):
+            template.exists(logical_id, API_ID)
         for kind, make in _MAKERS.items():
             for logical_id, properties in template.resources(kind).items():
                 make(self, template, logical_id, template.resolve(properties))
+
+    def _serve(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        signed_for = _SIGNED_FOR.search(environ.get("HTTP_AUTHORIZATION", ""))
+        answer = self.services.get(signed_for[1]) if signed_for else None
+        if answer is None:
+            return self._moto(environ, start_response)
+        return answer(Request(environ))(environ, start_response)
 
 
 @functools.cache
@@ -99,6 +122,22 @@ def _twin(item: Item) -> Item:
 Table.__deepcopy__ = _snapshot
 
 
+_move_label = SecretsManagerBackend.update_secret_version_stage
+
+
+def _move_label_and_know_it(backend: SecretsManagerBackend, secret_id: str, *arguments: Any, **named: Any) -> Any:
+    """moto goes on reading the version that was current before."""
+    answer = _move_label(backend, secret_id, *arguments, **named)
+    secret = backend.secrets[secret_id]
+    for version_id, version in secret.versions.items():
+        if "AWSCURRENT" in version["version_stages"]:
+            secret.set_default_version_id(version_id)
+    return answer
+
+
+SecretsManagerBackend.update_secret_version_stage = _move_label_and_know_it
+
+
 def _table(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
     dynamodb = aws.client("dynamodb")
     name = properties.get("TableName", f"{STACK}-{logical_id}")
@@ -126,10 +165,24 @@ def _user_pool_client(aws: Aws, template: Template, logical_id: str, properties:
     template.exists(logical_id, made["UserPoolClient"]["ClientId"])
 
 
+def _topic(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
+    name = properties.get("TopicName", f"{STACK}-{logical_id}")
+    arn = aws.client("sns").create_topic(Name=name)["TopicArn"]
+    template.exists(logical_id, arn, TopicArn=arn, TopicName=name)
+
+
+def _alarm(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
+    name = properties.get("AlarmName", f"{STACK}-{logical_id}")
+    aws.client("cloudwatch").put_metric_alarm(**{**properties, "AlarmName": name})
+    template.exists(logical_id, name, Arn=f"arn:aws:cloudwatch:{REGION}:{aws.account}:alarm:{name}")
+
+
 # In the order in which they refer to one another.
 _MAKERS: dict[str, Callable[[Aws, Template, str, dict[str, Any]], None]] = {
     "AWS::DynamoDB::Table": _table,
     "AWS::SecretsManager::Secret": _secret,
     "AWS::Cognito::UserPool": _user_pool,
     "AWS::Cognito::UserPoolClient": _user_pool_client,
+    "AWS::SNS::Topic": _topic,
+    "AWS::CloudWatch::Alarm": _alarm,
 }

@@ -1,7 +1,8 @@
 """The control port of the sandbox's Nexi: what it has counted, and which faults it is to play. Loopback only.
 
 `GET /` tells the counts and what is waiting, as JSON. `POST /faults` takes a specification as `faults` has it,
-`DELETE /faults` forgets what is waiting, `POST /clock` sets Nexi's clock so many seconds off.
+`DELETE /faults` forgets what is waiting, `POST /clock` sets Nexi's clock so many seconds off. Under `/portal` is Nexi's
+portal, as `portal` has it.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 from werkzeug import Request, Response
 
 from sandbox.nexi import Nexi
+from sandbox.portal import Portal
 from sandbox.server import Server
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -19,9 +21,10 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 class Control(Server):
     """A running control port."""
 
-    def __init__(self, nexi: Nexi, port: int = 0) -> None:
+    def __init__(self, nexi: Nexi, portal: Portal, port: int = 0) -> None:
         """Raises OSError when the port is in use."""
         self._nexi = nexi
+        self._portal = portal
         super().__init__(self._serve, port)
 
     def _serve(self, environ: Any, start_response: Any) -> Any:
@@ -29,6 +32,9 @@ class Control(Server):
         # A page in the developer's browser can reach loopback, but not under a name that it does not have.
         if request.host.rsplit(":", 1)[0] not in _LOOPBACK or "Origin" in request.headers:
             return Response("not for browsers\n", 403)(environ, start_response)
+        page = self._portal.answer(request)
+        if page is not None:
+            return page(environ, start_response)
         try:
             self._obey(request)
         except (ValueError, KeyError) as error:
@@ -55,4 +61,4 @@ class Control(Server):
                     raise ValueError(f"{offset} is no number of seconds")
                 self._nexi.clock_offset = offset
             case _:
-                raise KeyError("GET /, POST /faults, DELETE /faults or POST /clock")
+                raise KeyError("GET /, POST /faults, DELETE /faults, POST /clock, or the portal: GET /portal")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -16,10 +17,15 @@ from sandbox.template import Function
 
 LAYER = Path(__file__).parent.parent / "layers" / "softpos"
 _RUNTIME = Path(__file__).parent / "runtime.py"
+_END = re.compile("\0([0-9a-f-]{36})$")
 
 
 class FunctionError(Exception):
-    """When a handler raised, ran out of time, or its process died."""
+    """When a handler raised, ran out of time, or its process died; `kind` is what Lambda calls errorType."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Environments:
@@ -33,8 +39,8 @@ class Environments:
         self._all: list[_Environment] = []
         self._lock = threading.Lock()
 
-    def invoke(self, event: dict[str, Any]) -> Any:
-        """What the handler returns. Raises FunctionError."""
+    def invoke(self, event: Any, lines: list[str] | None = None) -> Any:
+        """What the handler returns. What it logs is added to `lines`, if given. Raises FunctionError."""
         with self._lock:
             environment = self._idle.pop() if self._idle else None
         if environment is None:
@@ -42,7 +48,7 @@ class Environments:
             with self._lock:
                 self._all.append(environment)
         try:
-            result = environment.invoke(event)
+            result = environment.invoke(event, lines)
         except FunctionError:
             if environment.alive:
                 self._give_back(environment)
@@ -69,7 +75,7 @@ class _Environment:
         invocations, self._invocations = os.pipe()
         self._replies, replies = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", _RUNTIME, function.folder, function.handler, str(invocations), str(replies)],
+            [sys.executable, "-P", "-u", _RUNTIME, function.folder, function.handler, str(invocations), str(replies)],
             # Exactly this: what the developer's shell exports must not be what makes it work.
             env={
                 "PATH": os.defpath,
@@ -77,7 +83,7 @@ class _Environment:
                 "TZ": ":UTC",
                 "PYTHONPATH": str(LAYER),
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "AWS_LAMBDA_FUNCTION_NAME": function.name,
+                "AWS_LAMBDA_FUNCTION_NAME": function.deployed_name,
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
                 "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
                 "LAMBDA_TASK_ROOT": str(function.folder),
@@ -95,6 +101,9 @@ class _Environment:
         os.close(replies)
         self._pipes = [self._invocations, self._replies]
         self._buffer = b""
+        self._logged: tuple[str | None, list[str]] = (None, [])
+        """The last invocation that has ended, and its lines; "" once the process has, with what came after."""
+        self._has_logged = threading.Condition()
         self._reader = threading.Thread(target=self._follow, args=(log,), daemon=True)
         self._reader.start()
 
@@ -102,22 +111,36 @@ class _Environment:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def invoke(self, event: dict[str, Any]) -> Any:
+    def invoke(self, event: Any, lines: list[str] | None) -> Any:
         request_id = str(uuid.uuid4())
+        try:
+            return self._invoke(event, request_id)
+        finally:
+            if lines is not None:
+                lines += self._lines_of(request_id)
+
+    def _invoke(self, event: Any, request_id: str) -> Any:
         deadline = time.time() + self._function.timeout
-        invocation = {"event": event, "request_id": request_id, "deadline": deadline}
+        invocation = {"event": event, "request_id": request_id, "arn": self._function.arn, "deadline": deadline}
         try:
             self._write(json.dumps(invocation))
             reply = json.loads(self._read_line(deadline))
-        except (OSError, ValueError) as error:
-            self.stop()
-            raise FunctionError("the runtime exited") from error
         except TimeoutError:
             self.stop()
-            raise FunctionError(f"timed out after {self._function.timeout} s") from None
+            message = f"Task timed out after {self._function.timeout:.2f} seconds"
+            raise FunctionError("Sandbox.Timedout", message) from None
+        except (OSError, ValueError) as error:
+            self.stop()
+            raise FunctionError("Runtime.ExitError", "the runtime exited") from error
         if "error" in reply:
-            raise FunctionError(reply["error"])
+            raise FunctionError(reply["error"], reply["message"])
         return reply["result"]
+
+    def _lines_of(self, request_id: str) -> list[str]:
+        # The reply and the log come through two pipes.
+        with self._has_logged:
+            ended = self._has_logged.wait_for(lambda: self._logged[0] in (request_id, ""), timeout=2)
+            return self._logged[1] if ended else []
 
     def stop(self) -> None:
         self._process.kill()
@@ -147,6 +170,21 @@ class _Environment:
 
     def _follow(self, log: Callable[[str, str], None]) -> None:
         assert self._process.stdout is not None
+        logged: list[str] = []
         with self._process.stdout as lines:
             for line in lines:
-                log(self._function.name, line.decode("utf-8", "replace").rstrip("\n"))
+                text = line.decode("utf-8", "replace").rstrip("\n")
+                end = _END.search(text)
+                text = text[: end.start()] if end else text
+                if text or not end:
+                    log(self._function.name, text)
+                    logged.append(text)
+                if end:
+                    self._end(end[1], logged)
+                    logged = []
+        self._end("", logged)
+
+    def _end(self, request_id: str, logged: list[str]) -> None:
+        with self._has_logged:
+            self._logged = (request_id, logged)
+            self._has_logged.notify_all()

@@ -19,7 +19,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from werkzeug import Request, Response
 
-from sandbox.aws import CREDENTIALS, Aws
+from sandbox.aws import API_ID, CREDENTIALS, Aws
 from sandbox.environments import Environments, FunctionError
 from sandbox.server import Server
 from sandbox.sigv4 import ForbiddenError, verify
@@ -58,6 +58,10 @@ class Gateway(Server):
         super().stop()
         self.cool()
 
+    def invoke(self, function: str, event: Any, lines: list[str] | None = None) -> Any:
+        """What this function's handler returns. What it logs is added to `lines`, if given. Raises FunctionError."""
+        return self._environments[function].invoke(event, lines)
+
     def cool(self) -> None:
         """End every execution environment: the next invocation is a cold start."""
         for environments in self._environments.values():
@@ -84,7 +88,7 @@ class Gateway(Server):
             return _message(403, "Forbidden")
         event = _event(request, route, parameters, authorizer, request_id, self._account)
         try:
-            return _response(self._environments[route.function].invoke(event))
+            return _response(self.invoke(route.function, event))
         except (FunctionError, KeyError, TypeError, ValueError):
             return _message(500, "Internal Server Error")
 
@@ -183,7 +187,7 @@ def _event(
         },
         "requestContext": {
             "accountId": account,
-            "apiId": "sandbox",
+            "apiId": API_ID,
             "domainName": request.host,
             "domainPrefix": "sandbox",
             "http": {

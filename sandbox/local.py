@@ -20,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from sandbox.authority import Authority
 from sandbox.aws import Aws, client
 from sandbox.control import Control
+from sandbox.control_plane import ControlPlane
 from sandbox.gateway import SIGNER, Gateway
 from sandbox.nexi import Nexi
+from sandbox.portal import Portal
 from sandbox.rules import App
 from sandbox.sigv4 import sign
 from sandbox.template import Template
@@ -100,7 +102,8 @@ class LocalStack:
         self.nexi: Nexi = self._serve(
             running, "NEXI_PORT", lambda port: Nexi(self.authority, [self.app], port, self._now)
         )
-        self.control: Control = self._serve(running, "CONTROL_PORT", lambda port: Control(self.nexi, port))
+        self.portal = Portal(self.authority, self.app)
+        self.control: Control = self._serve(running, "CONTROL_PORT", lambda port: Control(self.nexi, self.portal, port))
         self.aws: Aws = self._serve(running, "AWS_PORT", Aws)
 
         folder = running.enter_context(tempfile.TemporaryDirectory(prefix="softpos-"))
@@ -117,6 +120,7 @@ class LocalStack:
         self.gateway: Gateway = self._serve(
             running, "API_PORT", lambda port: Gateway(self.template, self.aws, self._log, port)
         )
+        self.aws.services.update(ControlPlane(self.template, self.gateway, self.aws.account).services)
         self._fill()
 
     def _serve(self, running: ExitStack, variable: str, make: Callable[[int], Any]) -> Any:
@@ -163,9 +167,13 @@ class LocalStack:
         )
 
     def _fill(self) -> None:
-        """As the merchant does: the pool and its first holder by the back office's API, operators by the user pool."""
+        """As the merchant does: the pool and its first holder by the back office's API, operators by the user pool, and
+        someone to hear the alarms."""
         self.back_office("POST", "/v1/terminals", POOL.encode(), "text/csv")
         self.back_office("PUT", f"/v1/terminals/{SOFTPOS_TID}/operator", json.dumps({"operator": OPERATOR}).encode())
+        self.aws.client("sns").subscribe(
+            TopicArn=self.outputs["AlarmTopicArn"], Protocol="email", Endpoint="on-call@merchant.example"
+        )
         if "OperatorsPoolId" in self.outputs:
             for operator in (OPERATOR, SECOND_OPERATOR):
                 self.add_operator(operator)

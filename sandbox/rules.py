@@ -61,7 +61,14 @@ class App:
 
     def register(self, certificate: x509.Certificate, thumbprint: str) -> None:
         """Accept this certificate from now on, beside those registered before."""
-        self.certificates[thumbprint] = certificate
+        # A new one each time: Nexi's threads go through the old one meanwhile.
+        self.certificates = {**self.certificates, thumbprint: certificate}
+
+    def unregister(self, thumbprint: str) -> None:
+        """Do not accept this certificate any more. Raises KeyError."""
+        remaining = dict(self.certificates)
+        del remaining[thumbprint]
+        self.certificates = remaining
 
 
 def refuse(rule: str, found: str, message: str = "Invalid request.") -> BrokenRuleError:

@@ -14,14 +14,12 @@ import traceback
 class Context:
     """What of Lambda's context object the functions may use."""
 
-    def __init__(self, request_id: str, deadline: float) -> None:
+    def __init__(self, request_id: str, arn: str, deadline: float) -> None:
         self.aws_request_id = request_id
+        self.invoked_function_arn = arn
         self.function_name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
         self.function_version = "$LATEST"
         self.memory_limit_in_mb = os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]
-        self.invoked_function_arn = (
-            f"arn:aws:lambda:{os.environ['AWS_REGION']}:123456789012:function:{self.function_name}"
-        )
         self._deadline = deadline
 
     def get_remaining_time_in_millis(self) -> int:
@@ -37,13 +35,14 @@ def main() -> None:
     with os.fdopen(int(reading)) as invocations, os.fdopen(int(writing), "w") as replies:
         for line in invocations:
             invocation = json.loads(line)
+            event = invocation.pop("event")
             try:
-                result = handler(invocation["event"], Context(invocation["request_id"], invocation["deadline"]))
-                reply = json.dumps({"result": result})
+                reply = json.dumps({"result": handler(event, Context(**invocation))})
             except Exception as error:  # noqa: BLE001 - as Lambda does: any error ends the invocation, not us
                 traceback.print_exc()
-                reply = json.dumps({"error": type(error).__name__})
-            sys.stdout.flush()
+                reply = json.dumps({"error": type(error).__name__, "message": str(error)})
+            # `environments` takes this out of the log: it is where the invocation's lines end.
+            print(f"\0{invocation['request_id']}", flush=True)
             replies.write(reply + "\n")
             replies.flush()
 

@@ -14,6 +14,12 @@ from samtranslator.yaml_helper import yaml_parse
 REGION = "eu-south-1"
 STACK = "softpos"
 
+_EXPANDED = {
+    "AWS::Serverless::Function": "AWS::Lambda::Function",
+    "AWS::Serverless::HttpApi": "AWS::ApiGatewayV2::Api",
+}
+"""What SAM makes of its own types."""
+
 NO_VALUE = object()
 """What takes a member away: CloudFormation's AWS::NoValue."""
 
@@ -47,11 +53,19 @@ class Function:
     """A Lambda function as the template has it, its environment resolved."""
 
     name: str
+    """The template's logical id, and not what Lambda knows it by: that is the ARN's last part."""
+    arn: str
     folder: Path
+    runtime: str
     handler: str
     timeout: int
     memory: int
     environment: dict[str, str]
+
+    @property
+    def deployed_name(self) -> str:
+        """What Lambda knows it by."""
+        return self.arn.rpartition(":")[2]
 
 
 class Template:
@@ -86,6 +100,23 @@ class Template:
         for name, value in attributes.items():
             self._attributes[(logical_id, name)] = value
 
+    def existing(self) -> dict[str, tuple[str, str]]:
+        """Type, as CloudFormation has it, and physical id of the resources that exist here, by logical id."""
+        return {
+            name: (_EXPANDED.get(each["Type"], each["Type"]), self._values[name])
+            for name, each in self._body["Resources"].items()
+            if name in self._values
+        }
+
+    def parameters(self) -> dict[str, str]:
+        """The parameters' values, given or not, as CloudFormation writes them."""
+        values = {name: self._values[name] for name in self._body["Parameters"]}
+        return {name: ",".join(each) if isinstance(each, list) else str(each) for name, each in values.items()}
+
+    def function_arn(self, logical_id: str) -> str:
+        """What a function of this template is called, once it exists."""
+        return f"arn:aws:lambda:{REGION}:{self._values['AWS::AccountId']}:function:{STACK}-{logical_id}"
+
     def functions(self) -> dict[str, Function]:
         """Every function, globals merged in."""
         shared = self._body["Globals"]["Function"]
@@ -98,7 +129,9 @@ class Template:
             merged = {**shared, **properties}
             functions[name] = Function(
                 name=name,
+                arn=self.function_arn(name),
                 folder=self._root / merged["CodeUri"],
+                runtime=merged["Runtime"],
                 handler=merged["Handler"],
                 timeout=merged["Timeout"],
                 memory=merged["MemorySize"],

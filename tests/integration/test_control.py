@@ -12,6 +12,7 @@ from sandbox.authority import Authority
 from sandbox.control import Control
 from sandbox.faults import KINDS, Faults
 from sandbox.nexi import Nexi
+from sandbox.portal import Portal
 from sandbox.rules import App
 
 
@@ -25,7 +26,7 @@ def nexi() -> Iterator[Nexi]:
 
 @pytest.fixture
 def url(nexi: Nexi) -> Iterator[str]:
-    control = Control(nexi)
+    control = Control(nexi, Portal(Authority(), nexi.apps[0]))
     control.start()
     yield control.url
     control.stop()

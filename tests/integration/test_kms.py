@@ -71,10 +71,10 @@ def test_a_key_that_is_not_there_is_a_misconfiguration(start: Callable[..., Back
     assert "NotFoundException" in api.line(response)["message"]
 
 
-def test_only_functions_that_sign_may_and_with_this_key_alone(template_of: Callable[..., Template]) -> None:
+def test_who_signs_and_who_looks_may_and_at_this_key_alone(template_of: Callable[..., Template]) -> None:
     """As far as the template says; AWS enforces it."""
 
-    def signers(template: Template) -> dict[str, Any]:
+    def users(template: Template) -> dict[str, Any]:
         found = {}
         for name, properties in template.resources("AWS::Serverless::Function").items():
             (policy,) = properties["Policies"]
@@ -83,10 +83,13 @@ def test_only_functions_that_sign_may_and_with_this_key_alone(template_of: Calla
                 found[name] = statement
         return found
 
-    assert signers(template_of()) == {}
-    (statement,) = signers(template_of(SigningKeyId=KEY_ID)).values()
-    assert statement["Action"] == ["kms:Sign", "kms:GetPublicKey"]
-    assert statement["Resource"] == f"arn:aws:kms:eu-south-1:123456789012:key/{KEY_ID}"
+    assert users(template_of()) == {}
+    found = users(template_of(SigningKeyId=KEY_ID))
+    assert {name: each["Action"] for name, each in found.items()} == {
+        "EnrollmentFunction": ["kms:Sign", "kms:GetPublicKey"],
+        "CertificateWatchFunction": "kms:GetPublicKey",
+    }
+    assert {each["Resource"] for each in found.values()} == {f"arn:aws:kms:eu-south-1:123456789012:key/{KEY_ID}"}
 
 
 @pytest.mark.parametrize("key_id", ["alias/softpos", "*", "arn:aws:kms:eu-south-1:1:key/1"])

@@ -159,6 +159,16 @@ def test_only_who_changes_the_registry_may_write_to_it(template_of: Callable[...
     assert writers(template_of(SampleAppApi="true")) == {"TerminalsFunction", "SampleAppFunction"}
 
 
+def test_the_watch_may_read_the_certificate_and_nothing_else(template: Template) -> None:
+    (policy,) = template.resources("AWS::Serverless::Function")["CertificateWatchFunction"]["Policies"]
+    _of_the_signing_key, statement = policy["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Action": "secretsmanager:GetSecretValue",
+        "Resource": {"Ref": "CertificateSecret"},
+    }
+
+
 def test_every_functions_environment_has_the_fixed_names_and_they_resolve(stack: LocalStack) -> None:
     functions = stack.template.functions()
     assert functions

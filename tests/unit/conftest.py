@@ -1,6 +1,7 @@
 """What the unit tests share. Generating an RSA key takes a while: each is made once, and no test changes one."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ from registry_support import create_table
 from unit_support import Lines, RsaPair
 
 from sandbox.authority import Authority, Issued
+from sandbox.template import STACK
+
+# As template.yaml sets it; Powertools reads it when it is imported.
+os.environ["POWERTOOLS_SERVICE_NAME"] = STACK
+
 from softpos import telemetry
 from softpos.credentials import Certificate, parse_certificate
 

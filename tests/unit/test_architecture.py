@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 LAYER = ROOT / "layers" / "softpos" / "softpos"
 MODULES = sorted(LAYER.rglob("*.py"))
 FUNCTIONS = sorted((ROOT / "functions").glob("*/*.py"))
+ONBOARDING = sorted((ROOT / "onboarding").glob("*.py"))
 HANDLERS = sorted((ROOT / "functions").glob("*/app.py"))
 
 
@@ -58,6 +61,7 @@ def test_there_is_something_to_look_at() -> None:
     assert len(MODULES) > 10
     assert (ROOT / "functions" / "enrollment" / "app.py") in HANDLERS
     assert LAYER / "problems.py" in MODULES
+    assert (ROOT / "onboarding" / "doctor.py") in ONBOARDING
 
 
 @pytest.mark.parametrize("file", FUNCTIONS, ids=name_of)
@@ -69,16 +73,27 @@ def test_a_function_imports_softpos_and_the_standard_library_alone(file: Path) -
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_no_module_of_the_layer_imports_a_function_the_sandbox_or_a_test(file: Path) -> None:
     known = {top_level(each) for each in imported(file)}
-    assert not known & {"sandbox", "functions", "app", "tests", "pytest", "moto", "joserfc", "hypothesis"}
+    assert not known & {"onboarding", "sandbox", "functions", "app", "tests", "pytest", "moto", "joserfc", "hypothesis"}
+
+
+@pytest.mark.parametrize("file", ONBOARDING, ids=name_of)
+def test_the_softpos_command_imports_no_function_and_nothing_that_is_only_here(file: Path) -> None:
+    """It is installed without them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[\[>=<]", each)[0] for each in project["dependencies"]} | {"botocore"}
+    known = {each for each in imported(file) if not each.startswith("mypy_boto3")}
+    foreign = {top_level(each) for each in known} - {"onboarding", "softpos", *sys.stdlib_module_names}
+    assert foreign <= {each.replace("-", "_") for each in needed}
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
 def test_what_the_layer_imports_is_locked_for_it(file: Path) -> None:
-    """Lambda has what requirements.txt of the dependencies' layer names, boto3 by its own account, and nothing else."""
+    """Lambda has what requirements.txt of the dependencies' layer names, what its runtime brings, and nothing else."""
     distributions = {"jose": "python-jose", "aws_lambda_powertools": "aws-lambda-powertools"}
     locked = (ROOT / "layers" / "dependencies" / "requirements.txt").read_text()
     runtime = {each for each in imported(file) if not each.startswith(("mypy_boto3", "types_"))}
-    foreign = {top_level(each) for each in runtime} - {"softpos", "boto3", "botocore", *sys.stdlib_module_names}
+    brought = {"boto3", "botocore", "snapshot_restore_py"}
+    foreign = {top_level(each) for each in runtime} - {"softpos", *brought, *sys.stdlib_module_names}
     missing = {each for each in foreign if f"\n{distributions.get(each, each)}==" not in f"\n{locked}"}
     assert missing == set()
 

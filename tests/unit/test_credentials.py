@@ -3,6 +3,7 @@
 import json
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -25,8 +26,11 @@ from softpos.credentials import (
     Certificate,
     Credentials,
     CredentialStore,
+    SecretMissingError,
     parse_application,
     parse_certificate,
+    parse_pending_certificate,
+    read_secret,
 )
 from softpos.errors import MisconfiguredError, SoftposError
 
@@ -334,6 +338,7 @@ class TestTheSigningCertificate:
     def test_without_one_the_developer_certificates_key_is_to_sign(self, developer: Issued, absent: Any) -> None:
         certificate = parse_certificate(self.secret(developer, **absent))
         assert certificate.signing_public_key == developer.certificate.public_key()
+        assert certificate.signing_not_after == certificate.not_after
 
     @pytest.mark.parametrize("chain", [False, True], ids=["alone", "before-its-chain"])
     def test_its_key_is_to_sign(self, developer: Issued, authority: Authority, other_key: RsaPair, chain: bool) -> None:
@@ -355,6 +360,52 @@ class TestTheSigningCertificate:
     def test_one_for_an_elliptic_curve_is_refused(self, developer: Issued, authority: Authority) -> None:
         with pytest.raises(MisconfiguredError, match="signing_certificate is not for an RSA key"):
             parse_certificate(self.secret(developer, signing_certificate=authority.server("x.example").certificate_pem))
+
+    @pytest.mark.parametrize(("days", "signing_days"), [(40, 400), (400, 40), (-3, 40), (40, -3)], ids=str)
+    def test_the_days_left_are_of_whichever_expires_first(
+        self, developer: Issued, authority: Authority, days: int, signing_days: int
+    ) -> None:
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+
+        def lasting(days: int) -> str:
+            begin = now - timedelta(days=30)
+            lifetime = timedelta(days=30 + days)
+            assert isinstance(developer.key, rsa.RSAPrivateKey)
+            return authority.developer(
+                "LASTING", key=developer.key, not_before=begin, lifetime=lifetime
+            ).certificate_pem
+
+        members = {"certificate": lasting(days), "private_key": developer.key_pem}
+        certificate = parse_certificate(json.dumps({**members, "signing_certificate": lasting(signing_days)}))
+        assert certificate.not_after == now + timedelta(days=days)
+        assert certificate.signing_not_after == now + timedelta(days=signing_days)
+        assert certificate.days_left(now.timestamp()) == min(days, signing_days)
+        assert parse_certificate(json.dumps(members)).days_left(now.timestamp() + 43_200) == days - 0.5
+
+
+class TestAPendingCertificate:
+    def test_a_key_whose_request_is_at_nexi_is_no_certificate_yet(self, developer: Issued) -> None:
+        pending = {"private_key": developer.key_pem, "signing_request": "-----BEGIN CERTIFICATE REQUEST-----"}
+        assert parse_pending_certificate(json.dumps(pending)) is None
+
+    @pytest.mark.parametrize("request_kept", [{}, {"signing_request": "pem"}], ids=["alone", "with-its-request"])
+    def test_one_that_has_come_is_read_as_any(self, certificate_secret: str, request_kept: dict[str, str]) -> None:
+        certificate = parse_pending_certificate(json.dumps({**json.loads(certificate_secret), **request_kept}))
+        assert certificate is not None
+        assert certificate.thumbprint == parse_certificate(certificate_secret).thumbprint
+
+    @pytest.mark.parametrize(
+        ("secret", "found"),
+        [
+            ("{", "not JSON"),
+            ("{}", "certificate is missing"),
+            ('{"private_key": "pem"}', "certificate is missing"),
+            ('{"certificate": "", "signing_request": "pem"}', "certificate is empty"),
+        ],
+    )
+    def test_what_is_neither_is_refused(self, secret: str, found: str) -> None:
+        with pytest.raises(MisconfiguredError, match=found):
+            parse_pending_certificate(secret)
 
 
 class TestWhatIsPrinted:
@@ -586,8 +637,8 @@ class TestSecretsManager:
     @pytest.mark.parametrize(
         ("code", "error", "found", "remedy"),
         [
-            ("ResourceNotFoundException", MisconfiguredError, "does not exist or has no current value", "store it"),
-            ("InvalidRequestException", MisconfiguredError, "does not exist or has no current value", "store it"),
+            ("ResourceNotFoundException", SecretMissingError, "does not exist or has no current value", "store it"),
+            ("InvalidRequestException", SecretMissingError, "does not exist or has no current value", "store it"),
             ("AccessDeniedException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
             ("DecryptionFailure", MisconfiguredError, "cannot be read", "kms:Decrypt"),
             ("ValidationException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
@@ -623,6 +674,18 @@ class TestSecretsManager:
         with pytest.raises(SoftposError, match=type(failure).__name__) as caught:
             CredentialStore(secrets, "a", "c").get()  # type: ignore[arg-type]  # a fake
         assert caught.value.code == "internal_error"
+
+    def test_a_pending_version_is_asked_for_by_its_label(self, manager: Any) -> None:
+        with Stubber(manager) as aws:
+            expected = {"SecretId": "stack/certificate", "VersionStage": "AWSPENDING"}
+            aws.add_response("get_secret_value", answered("{}", "b" * 32), expected)
+            assert read_secret(manager, "VARIABLE", "stack/certificate", "pending") == ("{}", "b" * 32)
+
+    def test_no_pending_version_is_a_secret_that_is_missing(self, manager: Any) -> None:
+        with Stubber(manager) as aws:
+            aws.add_client_error("get_secret_value", "ResourceNotFoundException")
+            with pytest.raises(SecretMissingError, match="has no pending value"):
+                read_secret(manager, "VARIABLE", "stack/certificate", "pending")
 
     def test_a_binary_secret_is_refused(self, manager: Any) -> None:
         with Stubber(manager) as aws:

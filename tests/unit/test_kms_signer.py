@@ -97,6 +97,14 @@ def test_a_key_that_is_not_the_certificates_signs_nothing(key: Key, other_key: R
     assert "sign" not in [operation for operation, _ in key.calls]
 
 
+def test_it_can_be_looked_at_without_a_signature(key: Key, other_key: RsaPair) -> None:
+    """With the permission for kms:GetPublicKey alone."""
+    key.signer().check()
+    with pytest.raises(MisconfiguredError, match="not the one that the certificate is for"):
+        key.signer(other_key.public).check()
+    assert [operation for operation, _ in key.calls] == ["get_public_key"] * 2
+
+
 def refused(code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": f"arn:aws:kms:eu-south-1:1:key/{code}"}}, "Sign")
 

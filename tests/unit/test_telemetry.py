@@ -94,6 +94,33 @@ class TestTheLine:
         assert json.loads(lines.text)["code"] == "invalid_request"
 
 
+class TestTheMetrics:
+    """In CloudWatch's embedded metric format, on a line of their own."""
+
+    def test_each_has_its_value_its_unit_and_one_dimension(self, capsys: pytest.CaptureFixture[str]) -> None:
+        telemetry.count("TokenFetched")
+        telemetry.gauge("ClockAhead", 2.5)
+        telemetry.gauge("CertificateDaysLeft", -1.5, "None")
+        telemetry.succeeded("done")
+        emitted = json.loads(capsys.readouterr().out)
+        (directive,) = emitted["_aws"]["CloudWatchMetrics"]
+        assert (directive["Namespace"], directive["Dimensions"]) == ("softpos", [["service"]])
+        assert emitted["service"] == "softpos"
+        assert {each["Name"]: (each["Unit"], emitted[each["Name"]]) for each in directive["Metrics"]} == {
+            "TokenFetched": ("Count", [1.0]),
+            "ClockAhead": ("Seconds", [2.5]),
+            "CertificateDaysLeft": ("None", [-1.5]),
+        }
+
+    def test_those_of_the_last_invocation_are_not_told_again(self, capsys: pytest.CaptureFixture[str]) -> None:
+        telemetry.gauge("ClockAhead", 2.5)
+        telemetry.failed(MisconfiguredError("first"))
+        assert "ClockAhead" in capsys.readouterr().out
+        telemetry.begin()
+        telemetry.succeeded("second")
+        assert capsys.readouterr().out == ""
+
+
 class TestTheTimes:
     def test_a_step_is_told_in_milliseconds(self, lines: Lines, clock: Clock) -> None:
         telemetry.begin()
@@ -279,6 +306,11 @@ class TestWhatOthersSaid:
 
 
 class TestTheLevel:
+    def test_a_pending_certificate_that_does_not_fit_is_a_warning(self, lines: Lines) -> None:
+        telemetry.note(pending_unfit="certificate secret: not JSON")
+        telemetry.succeeded("key and certificate fit")
+        assert lines.only()["level"] == "WARNING"
+
     @pytest.mark.parametrize(
         ("error", "level"),
         [

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -66,6 +66,12 @@ class Certificate:
     private_key: rsa.RSAPrivateKey = field(repr=False)
     signing_public_key: rsa.RSAPublicKey = field(repr=False)
     """Of the certificate that the assertion is signed for: this one, unless a key in KMS has one of its own."""
+    signing_not_after: datetime
+    """Of that certificate, too."""
+
+    def days_left(self, now: float) -> float:
+        """Days from a Unix time until the first of the two expires; negative when it has."""
+        return (min(self.not_after, self.signing_not_after).timestamp() - now) / 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,37 +128,50 @@ class SecretStore(Generic[_Parsed]):
         return self._held[1]
 
     def _fresh(self) -> tuple[str, _Parsed]:
-        secret, version = self._read()
+        secret, version = read_secret(self._secrets, self._variable, self._secret_id)
         same = self._held is not None and version == self._held[0]
         fresh = self._held if self._held is not None and same else (version, self._parse(secret))
         self._max_age = MAX_AGE_SECONDS
         self._read_at = self._now()
         return fresh
 
-    def _read(self) -> tuple[str, str]:
-        from botocore.exceptions import BotoCoreError, ClientError
 
-        variable = self._variable
-        try:
-            answer = self._secrets.get_secret_value(SecretId=self._secret_id)
-        except ClientError as error:
-            code = error_code(error)
-            if code in ("ResourceNotFoundException", "InvalidRequestException"):
-                raise MisconfiguredError(
-                    f"the secret that {variable} names does not exist or has no current value ({code})",
-                    "store it in Secrets Manager, in this account and region, under the name that the stack gave it",
-                ) from error
-            if code in ("AccessDeniedException", "DecryptionFailure", "ValidationException"):
-                raise MisconfiguredError(
-                    f"the secret that {variable} names cannot be read ({code})",
-                    "let the function's role call secretsmanager:GetSecretValue on it, and kms:Decrypt on its key",
-                ) from error
-            raise SoftposError(f"Secrets Manager failed for {variable} ({code})", _AWS_REMEDY) from error
-        except BotoCoreError as error:
-            raise SoftposError(f"Secrets Manager failed for {variable} ({error_code(error)})", _AWS_REMEDY) from error
-        if "SecretString" not in answer:
-            raise MisconfiguredError(f"the secret that {variable} names is binary", "store it as a JSON string")
-        return answer["SecretString"], answer["VersionId"]
+def read_secret(
+    secrets: "SecretsManagerClient", variable: str, secret_id: str, stage: Literal["current", "pending"] = "current"
+) -> tuple[str, str]:
+    """A secret's text, and the id of its version: the one that functions use, or the one that they are to use next.
+
+    Raises SecretMissingError, MisconfiguredError when it is unreadable or binary, and SoftposError when Secrets Manager
+    fails; each names the variable that has the secret's id.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    # Without a label it is the current version.
+    label: dict[str, Any] = {"VersionStage": "AWSPENDING"} if stage == "pending" else {}
+    try:
+        answer = secrets.get_secret_value(SecretId=secret_id, **label)
+    except ClientError as error:
+        code = error_code(error)
+        if code in ("ResourceNotFoundException", "InvalidRequestException"):
+            raise SecretMissingError(
+                f"the secret that {variable} names does not exist or has no {stage} value ({code})",
+                "store it in Secrets Manager, in this account and region, under the name that the stack gave it",
+            ) from error
+        if code in ("AccessDeniedException", "DecryptionFailure", "ValidationException"):
+            raise MisconfiguredError(
+                f"the secret that {variable} names cannot be read ({code})",
+                "let the function's role call secretsmanager:GetSecretValue on it, and kms:Decrypt on its key",
+            ) from error
+        raise SoftposError(f"Secrets Manager failed for {variable} ({code})", _AWS_REMEDY) from error
+    except BotoCoreError as error:
+        raise SoftposError(f"Secrets Manager failed for {variable} ({error_code(error)})", _AWS_REMEDY) from error
+    if "SecretString" not in answer:
+        raise MisconfiguredError(f"the secret that {variable} names is binary", "store it as a JSON string")
+    return answer["SecretString"], answer["VersionId"]
+
+
+class SecretMissingError(MisconfiguredError):
+    """When a secret does not exist, or has no version at this stage."""
 
 
 class CredentialStore:
@@ -258,7 +277,18 @@ def parse_certificate(secret: str) -> Certificate:
         ),
         private_key=key,
         signing_public_key=signing_public_key,
+        signing_not_after=signing.not_valid_after_utc,
     )
+
+
+def parse_pending_certificate(secret: str) -> Certificate | None:
+    """The certificate secret as it may be before functions use it; None while its key waits for the certificate.
+
+    That is `{"private_key", "signing_request"}`; anything else is as parse_certificate wants it. Raises
+    MisconfiguredError.
+    """
+    members = _object("certificate secret", secret)
+    return None if "signing_request" in members and "certificate" not in members else parse_certificate(secret)
 
 
 def _certificates(where: str, pem: str, member: str = "certificate") -> list[x509.Certificate]:

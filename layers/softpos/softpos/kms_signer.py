@@ -1,6 +1,6 @@
 """Signing with a key that never leaves KMS, for python-jose in the place of the certificate's own key."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -12,7 +12,7 @@ from softpos.errors import MisconfiguredError, SigningUnavailableError, SoftposE
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
 
-SIGNING_ALGORITHM = "RSASSA_PKCS1_V1_5_SHA_256"
+SIGNING_ALGORITHM: Final = "RSASSA_PKCS1_V1_5_SHA_256"
 """KMS's name for RS256 (RFC 7518 section 3.3)."""
 
 _WRONG = frozenset(
@@ -46,14 +46,17 @@ class KmsSigner(Key):
         when KMS throttles or fails.
         """
         if not self._checked:
-            self._check()
+            self.check()
             self._checked = True
         # RAW: KMS hashes, and takes up to 4,096 bytes for it. A signing input is a quarter of that.
         answer = self._call("sign", Message=msg, MessageType="RAW", SigningAlgorithm=SIGNING_ALGORITHM)
         return bytes(answer["Signature"])
 
-    def _check(self) -> None:
-        """That Nexi could verify what this key signs. Without it, each enrollment is a 400 that does not say why."""
+    def check(self) -> None:
+        """That Nexi could verify what this key signs. Without it, each enrollment is a 400 that does not say why.
+
+        Signs nothing, and calls `kms:GetPublicKey` alone. Raises as `sign` does.
+        """
         found = load_der_public_key(self._call("get_public_key")["PublicKey"])
         if found != self._public_key:
             raise MisconfiguredError(

@@ -107,13 +107,7 @@ class Nexi:
         Raises MisconfiguredError, NexiRejectedError, NexiUnavailableError or NexiTimeoutError.
         """
         link = self._linked(self._credentials.get())
-        with telemetry.timed("token"):
-            token = link.cache.get(
-                link.token_name,
-                lambda: self._fetch_token(link, deadline),
-                deadline,
-                fit=lambda entry: entry.version != link.refused_token,
-            )
+        token = self._token(link, deadline)
         with telemetry.timed("keys"):
             keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
         with telemetry.timed("assertion"):
@@ -167,6 +161,11 @@ class Nexi:
             return self._credentials.get(reload=True) is not self._link.credentials
         return False
 
+    def token(self, deadline: Deadline) -> int:
+        """See to it that there is a token: the seconds it may be used for. Raises as `push` does."""
+        token = self._token(self._linked(self._credentials.get()), deadline)
+        return max(0, int(token.usable_until - self._now()))
+
     def keys(self, deadline: Deadline) -> "PublishedKeys":
         """The encryption keys, from the cache while they last. Raises as `push` does."""
         link = self._linked(self._credentials.get())
@@ -191,6 +190,15 @@ class Nexi:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def _token(self, link: "_Link", deadline: Deadline) -> Entry:
+        with telemetry.timed("token"):
+            return link.cache.get(
+                link.token_name,
+                lambda: self._fetch_token(link, deadline),
+                deadline,
+                fit=lambda entry: entry.version != link.refused_token,
+            )
 
     def _assertion(self, link: "_Link", keys: Entry, held: Assignment, device_id: str) -> str:
         jti = self._new_jti()

@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 
 from softpos.errors import SoftposError
 
-logger = Logger(service="softpos", use_rfc3339=True, location=None)
+# Their `service` is the stack's name, out of POWERTOOLS_SERVICE_NAME: two stacks in one account must not share metrics.
+logger = Logger(use_rfc3339=True, location=None)
 
 # At DEBUG, botocore prints Secrets Manager's answers. No level set from outside may bring that about.
 for _name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
-_metrics = Metrics(namespace="softpos", service="softpos")
+_metrics = Metrics(namespace="softpos")
 
 _facts: ContextVar[dict[str, Any]] = ContextVar("facts")
 
@@ -44,9 +45,9 @@ def count(metric: str) -> None:
     _metrics.add_metric(metric, MetricUnit.Count, 1)
 
 
-def gauge(metric: str, seconds: float) -> None:
-    """Give a metric of this invocation a value in seconds."""
-    _metrics.add_metric(metric, MetricUnit.Seconds, seconds)
+def gauge(metric: str, value: float, unit: Literal["Seconds", "None"] = "Seconds") -> None:
+    """Give a metric of this invocation a value. `None` is for what CloudWatch has no unit for, such as days."""
+    _metrics.add_metric(metric, unit, value)
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def timed(step: str) -> Iterator[None]:
 def succeeded(outcome: str) -> None:
     """Write the line of an invocation that went well, and its metrics."""
     line = _line()
-    # What someone should look into although the phone got what it wanted.
+    # What someone should look into although all went well for now.
     write = logger.warning if _WORRYING.intersection(line) else logger.info
     write(outcome, extra=line)
     _flush()
@@ -103,7 +104,7 @@ _BLAMELESS = frozenset(
         "enrollment_in_progress",
     }
 )
-_WORRYING = frozenset({"cache_table", "clock_ahead_seconds", "idempotency", "secrets", "stale"})
+_WORRYING = frozenset({"cache_table", "clock_ahead_seconds", "idempotency", "pending_unfit", "secrets", "stale"})
 
 
 def _flush() -> None:
