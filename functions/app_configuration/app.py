@@ -3,7 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from softpos import app_configuration, problems, telemetry
+from softpos import app_configuration, problems, snapshot, telemetry
+
+snapshot.prepare(app_configuration.service)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

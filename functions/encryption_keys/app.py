@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from softpos import enrollment, nexi, operators, problems, telemetry
+from softpos import enrollment, nexi, operators, problems, snapshot, telemetry
 
 _MAX_AGE_SECONDS = 300
 """Nexi may rotate its keys at any time: a device learns of it this long after us, at the latest."""
+
+snapshot.prepare(nexi.channel)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from softpos import enrollment, operators, problems, telemetry
+from softpos import enrollment, operators, problems, snapshot, telemetry
 from softpos.errors import InvalidRequestError
+
+snapshot.prepare(enrollment.service)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from softpos import operators, pairs, problems, telemetry, terminals
+from softpos import operators, pairs, problems, snapshot, telemetry, terminals
 from softpos.errors import InvalidRequestError
 from softpos.pairs import TerminalPair
 from softpos.terminals import TerminalRegistry
@@ -15,6 +15,8 @@ from softpos.terminals import TerminalRegistry
 Event = dict[str, Any]
 
 _LIMIT = re.compile(r"[1-9][0-9]?|[1-4][0-9]{2}|500")
+
+snapshot.prepare(terminals.registry)
 
 
 def lambda_handler(event: Event, context: Any) -> dict[str, Any]:

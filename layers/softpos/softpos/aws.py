@@ -39,6 +39,15 @@ def client(service: str, *, hasty: bool = False) -> Any:
     return _client(service, hasty)
 
 
+def drop_connections() -> None:
+    """Close what the clients have open. Their next calls connect anew."""
+    for each in _clients:
+        each.close()
+
+
+_clients: list[Any] = []
+
+
 @functools.cache
 def _client(service: str, hasty: bool) -> Any:
     from botocore.config import Config
@@ -50,7 +59,9 @@ def _client(service: str, hasty: bool) -> Any:
         proxies={},
     )
     # verify=True is botocore's own bundle; None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
-    return _session().client(service, config=config, verify=True)
+    made = _session().client(service, config=config, verify=True)
+    _clients.append(made)
+    return made
 
 
 @functools.cache
