@@ -37,6 +37,10 @@ class AwsError(CommandError):
     """When AWS refuses a call or cannot be reached."""
 
 
+ALIAS = "live"
+"""What is called: the alias of the version that a deployment has arrived at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
     """A deployed function: its name, and what Lambda says of its state and of its last update."""
@@ -44,6 +48,8 @@ class Function:
     name: str
     state: str
     last_update: str
+    stale: bool = False
+    """Whether its alias has another environment than the stack gave it last."""
 
 
 class Deployment:
@@ -157,8 +163,10 @@ class Deployment:
         """The deployed functions, as Lambda has them."""
         found = []
         for name in self.named("AWS::Lambda::Function"):
-            each = self._configuration(name)
-            found.append(Function(name, each.get("State", "Active"), each.get("LastUpdateStatus", "Successful")))
+            live, latest = self._configuration(name), self._configuration(name, "$LATEST")
+            stale = live.get("Environment") != latest.get("Environment")
+            state, update = live.get("State", "Active"), latest.get("LastUpdateStatus", "Successful")
+            found.append(Function(name, state, update, stale))
         return found
 
     @functools.cached_property
@@ -179,9 +187,11 @@ class Deployment:
             )
         return settings
 
-    def _configuration(self, name: str) -> dict[str, Any]:
+    def _configuration(self, name: str, qualifier: str = ALIAS) -> dict[str, Any]:
         with translated():
-            answer: dict[str, Any] = self.client("lambda").get_function_configuration(FunctionName=name)
+            answer: dict[str, Any] = self.client("lambda").get_function_configuration(
+                FunctionName=name, Qualifier=qualifier
+            )
         return answer
 
 

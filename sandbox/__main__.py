@@ -1,19 +1,22 @@
-"""`make run` and `make token`: the stack on this machine, what a phone asks of it, and a bearer token for more."""
+"""`make run`, `make token` and `make invoke`: the stack on this machine, what a phone asks of it, and ways to more."""
 
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sandbox.aws import CREDENTIALS
+from sandbox.invoke import invoke
 from sandbox.local import OPERATOR, SECOND_OPERATOR, LocalStack, PortInUseError, bearer_token
 from sandbox.template import REGION
 
@@ -27,7 +30,9 @@ def main(arguments: list[str]) -> int:
             return run(once=os.environ.get("ONCE", "") not in ("", "0"))
         case ["token"]:
             return token()
-    print("usage: python -m sandbox run|token", file=sys.stderr)
+        case ["invoke"]:
+            return invoke_function()
+    print("usage: python -m sandbox run|token|invoke", file=sys.stderr)
     return 2
 
 
@@ -79,6 +84,35 @@ def token() -> int:
         )
         return 1
     return 0
+
+
+def invoke_function() -> int:
+    """Give EVENT to its function of the stack that runs, or to FUNCTION: the log to stderr, the result to stdout.
+
+    0 unless the function raised, or there is no such event, function or stack.
+    """
+    try:
+        aws_port = port("AWS_PORT")
+        if not os.environ.get("EVENT"):
+            raise ValueError("EVENT=events/….json says what to invoke a function with")
+        if not listens(aws_port):
+            raise ValueError(f"nothing answers on AWS_PORT {aws_port}. Is `make run` running, with the same AWS_PORT?")
+        invoked = invoke(f"http://127.0.0.1:{aws_port}", Path(os.environ["EVENT"]), os.environ.get("FUNCTION", ""))
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:
+        print(f"softpos: {error}", file=sys.stderr)
+        return 1
+    print(f"{invoked.function} logged:\n{invoked.log}", file=sys.stderr, flush=True)
+    print(json.dumps(invoked.result, indent=2, ensure_ascii=False))
+    return int(invoked.failed)
+
+
+def listens(port_number: int) -> bool:
+    """Whether something does there. An AWS client would try for seconds."""
+    try:
+        socket.create_connection(("127.0.0.1", port_number), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def port(name: str) -> int:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import json
 import random
 import re
 import threading
@@ -177,8 +178,29 @@ def _alarm(aws: Aws, template: Template, logical_id: str, properties: dict[str, 
     template.exists(logical_id, name, Arn=f"arn:aws:cloudwatch:{REGION}:{aws.account}:alarm:{name}")
 
 
+def _key(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
+    kms = aws.client("kms")
+    key = kms.create_key(Description=properties["Description"])["KeyMetadata"]
+    template.exists(logical_id, key["KeyId"], Arn=key["Arn"])
+
+
+def _log_group(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
+    name = properties["LogGroupName"]
+    aws.client("logs").create_log_group(logGroupName=name)
+    template.exists(logical_id, name, Arn=f"arn:aws:logs:{REGION}:{aws.account}:log-group:{name}:*")
+
+
+def _managed_policy(aws: Aws, template: Template, logical_id: str, properties: dict[str, Any]) -> None:
+    document = json.dumps(properties["PolicyDocument"])
+    policy = aws.client("iam").create_policy(PolicyName=f"{STACK}-{logical_id}", PolicyDocument=document)["Policy"]
+    template.exists(logical_id, policy["Arn"])
+
+
 # In the order in which they refer to one another.
 _MAKERS: dict[str, Callable[[Aws, Template, str, dict[str, Any]], None]] = {
+    "AWS::KMS::Key": _key,
+    "AWS::Logs::LogGroup": _log_group,
+    "AWS::IAM::ManagedPolicy": _managed_policy,
     "AWS::DynamoDB::Table": _table,
     "AWS::SecretsManager::Secret": _secret,
     "AWS::Cognito::UserPool": _user_pool,

@@ -11,7 +11,7 @@ snapshot.prepare(app_configuration.service)
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An HTTP API event (payload 2.0) behind the JWT authorizer; answers 200 or an RFC 9457 problem."""
     gateway = event["requestContext"]
-    telemetry.begin(request_id=gateway["requestId"], invocation=context.aws_request_id)
+    telemetry.begin("app_configuration", request_id=gateway["requestId"], invocation=context.aws_request_id)
     try:
         configuration = app_configuration.service().obtain(gateway["authorizer"]["jwt"]["claims"])
     except Exception as error:  # noqa: BLE001 - whatever it is, the phone gets a problem and the log gets the cause

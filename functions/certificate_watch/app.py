@@ -14,7 +14,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> None:  # noqa: ARG001
 
     A certificate that does not fit is an answer: the run succeeds, and the metric has the alarm.
     """
-    telemetry.begin(invocation=context.aws_request_id)
+    telemetry.begin("certificate_watch", invocation=context.aws_request_id)
     try:
         unfit = certificate_watch.watch()
     except Exception as error:  # noqa: BLE001 - whatever it is: Lambda would log its text, and only ours may be logged

@@ -13,7 +13,7 @@ snapshot.prepare(nexi.channel)
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An HTTP API event (payload 2.0) behind the JWT authorizer; answers 200 with a JWK set, or an RFC 9457 problem."""
     gateway = event["requestContext"]
-    telemetry.begin(request_id=gateway["requestId"], invocation=context.aws_request_id)
+    telemetry.begin("encryption_keys", request_id=gateway["requestId"], invocation=context.aws_request_id)
     try:
         operators.email_of(gateway["authorizer"]["jwt"]["claims"])
         published = nexi.channel().keys(enrollment.deadline_within(context.get_remaining_time_in_millis()))

@@ -13,7 +13,7 @@ snapshot.prepare(enrollment.service)
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """An HTTP API event (payload 2.0) behind the JWT authorizer; answers 201 or an RFC 9457 problem."""
     gateway = event["requestContext"]
-    telemetry.begin(request_id=gateway["requestId"], invocation=context.aws_request_id)
+    telemetry.begin("enrollment", request_id=gateway["requestId"], invocation=context.aws_request_id)
     try:
         email = operators.email_of(gateway["authorizer"]["jwt"]["claims"])
         device_id = problems.members(event, device_id=problems.device_id)["device_id"]

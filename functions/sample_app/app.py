@@ -16,7 +16,9 @@ Event = dict[str, Any]
 def lambda_handler(event: Event, context: Any) -> dict[str, Any]:
     """An HTTP API event (payload 2.0), behind the JWT authorizer but for the login; 200 or an RFC 9457 problem."""
     gateway = event["requestContext"]
-    telemetry.begin(request_id=gateway["requestId"], invocation=context.aws_request_id, route=event["routeKey"])
+    telemetry.begin(
+        "sample_app", request_id=gateway["requestId"], invocation=context.aws_request_id, route=event["routeKey"]
+    )
     try:
         body = _ROUTES[event["routeKey"]](event, context)
     except Exception as error:  # noqa: BLE001 - whatever it is, the app gets a problem and the log gets the cause

@@ -22,7 +22,9 @@ snapshot.prepare(terminals.registry)
 def lambda_handler(event: Event, context: Any) -> dict[str, Any]:
     """An HTTP API event (payload 2.0) behind the IAM authorizer; answers with JSON, or an RFC 9457 problem."""
     gateway = event["requestContext"]
-    telemetry.begin(request_id=gateway["requestId"], invocation=context.aws_request_id, route=event["routeKey"])
+    telemetry.begin(
+        "terminals", request_id=gateway["requestId"], invocation=context.aws_request_id, route=event["routeKey"]
+    )
     try:
         telemetry.note(caller=gateway["authorizer"]["iam"]["userArn"])
         answer = _ROUTES[event["routeKey"]](terminals.registry(), event)

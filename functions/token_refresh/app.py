@@ -11,7 +11,7 @@ class RefreshFailedError(Exception):
 
 def lambda_handler(event: dict[str, Any], context: Any) -> None:  # noqa: ARG001 - Lambda's signature
     """An EventBridge schedule's event, whatever it says. Raises RefreshFailedError, so that the run has failed."""
-    telemetry.begin(invocation=context.aws_request_id)
+    telemetry.begin("token_refresh", invocation=context.aws_request_id)
     try:
         enrollment.service().refresh(enrollment.deadline_within(context.get_remaining_time_in_millis()))
     except Exception as error:  # noqa: BLE001 - whatever it is: Lambda would log its text, and only ours may be logged

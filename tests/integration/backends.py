@@ -133,13 +133,20 @@ def secret(stack: LocalStack, value: str | bytes | dict[str, Any] | None) -> str
 
 
 def operator(stack: LocalStack, **item: str) -> str:
-    """The e-mail of a new operator who can sign in, with this item in the registry, sound or not; none when empty."""
+    """The e-mail of a new operator who can sign in, with this item in the registry, sound or not; none when empty.
+
+    The item is theirs, unless it says another `operator`, or an empty one.
+    """
     email = f"operator-{next(_counter)}@example.com"
     stack.add_operator(email)
     if item:
         client(stack, "dynamodb").put_item(
             TableName=stack.outputs["TerminalsTableName"],
-            Item={name: {"S": value} for name, value in {"pk": "operators", "sk": email, **item}.items()},
+            Item={
+                name: {"S": value}
+                for name, value in {"pk": "operators", "sk": email, "operator": email, **item}.items()
+                if value
+            },
         )
     return email
 

@@ -124,12 +124,16 @@ def _missing(variable: str) -> Callable[[Scene], dict[str, str]]:
     return lambda _scene: {variable: "no-such-secret"}
 
 
-def _assigned(**changes: str) -> Callable[[Scene], dict[str, str]]:
-    """An operator of Nexi's whose item in the terminals table is not quite right."""
+def _assigned(*, known: bool = True, **changes: str) -> Callable[[Scene], dict[str, str]]:
+    """An operator whose item in the terminals table is not quite right, or whom Nexi does not know."""
 
     def arrange(scene: Scene) -> dict[str, str]:
-        item = {"operator": OPERATOR, "point_of_sale": POINT_OF_SALE, "softpos_tid": SOFTPOS_TID, **changes}
-        scene.operator = operator(scene.stack, **{name: value for name, value in item.items() if value})
+        item = {"point_of_sale": POINT_OF_SALE, "softpos_tid": SOFTPOS_TID, **changes}
+        scene.operator = operator(scene.stack, **item)
+        if known:
+            operators = scene.stack.app.operators
+            operators.add(scene.operator)
+            scene.running.callback(operators.discard, scene.operator)
         return {}
 
     return arrange
@@ -276,12 +280,12 @@ FAILURES = [
     ),
     Failure(
         "an operator whom Nexi does not know",
-        _assigned(operator="nobody@example.com"),
+        _assigned(known=False),
         502,
         "nexi_rejected",
         ("PAR answered 400",),
         _COMPARE,
-        ("nobody@example.com",),
+        ("@example.com",),
     ),
     Failure(
         "a redirect URI that is not the app's",

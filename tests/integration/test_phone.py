@@ -275,7 +275,7 @@ def test_the_limit_is_told_with_the_seconds_to_wait_and_is_the_operators_own(
     refused = api.enroll()
     assert refused.json()["code"] == "too_many_enrollments"
     assert 1 <= int(refused.headers["retry-after"]) <= limit.WINDOW_SECONDS
-    someone = operator(stack, operator="x@example.com", point_of_sale=POINT_OF_SALE, softpos_tid=SOFTPOS_TID)
+    someone = operator(stack, point_of_sale=POINT_OF_SALE, softpos_tid=SOFTPOS_TID)
     assert api.enroll(someone).json()["code"] == "nexi_rejected", "admitted, though Nexi does not know them"
 
 

@@ -19,7 +19,7 @@ from sandbox.environments import LAYER
 from sandbox.template import REGION
 
 CLONE = Path(__file__).parent / "snapshot_clone.py"
-CHILDREN = 12
+CHILDREN = 6
 
 
 class Aws(BaseHTTPRequestHandler):

@@ -158,7 +158,7 @@ class TestWhatIsHeld:
         assert service.obtain(claims(**others)).operator == OPERATOR
 
     def test_the_line_names_the_terminals_and_nobody(self, service: AppConfigurations, lines: Lines) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         service.obtain(claims())
         telemetry.succeeded("app configuration given")
         line = lines.only()
@@ -207,7 +207,7 @@ class TestTheFirstUse:
     def test_its_line_says_so_once(self, with_settings: Any, lines: Lines) -> None:
         assigning = with_settings(ASSIGNING)
         for _ in range(2):
-            telemetry.begin()
+            telemetry.begin("enrollment")
             assigning.obtain(claims(SECOND_OPERATOR))
             telemetry.succeeded("app configuration given")
         first, second = lines.all()

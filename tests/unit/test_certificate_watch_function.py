@@ -82,7 +82,8 @@ class Stack:
     def look(self) -> Look:
         assert self.function.lambda_handler(load_event("certificate-watch"), Context()) is None
         out = self.read_out()
-        return Look(self.lines.only(), json.loads(out), self.lines.text + out)
+        # The outcome's own comes after them.
+        return Look(self.lines.only(), json.loads(out.splitlines()[0]), self.lines.text + out)
 
 
 @dataclass
@@ -283,7 +284,7 @@ def test_who_could_not_ask_says_so_and_fails_and_no_metric_says_more(
     assert (line["level"], line["code"]) == ("ERROR", code)
     assert error in line["message"]
     assert line["remedy"]
-    assert stack.read_out() == ""
+    assert "Certificate" not in stack.read_out()
 
 
 def test_whatever_else_fails_is_told_by_type_alone(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +328,8 @@ class TestTheAlarms:
     def alarms(self) -> dict[str, dict[str, Any]]:
         template = Template(ROOT / "template.yaml", {})
         template.exists("AlarmTopic", "arn:of-the-topic")
-        return {name: template.resolve(each) for name, each in template.resources("AWS::CloudWatch::Alarm").items()}
+        every = template.resources("AWS::CloudWatch::Alarm").items()
+        return {name: template.resolve(each) for name, each in every if name.startswith("Certificate")}
 
     def test_each_is_on_a_metric_that_is_emitted_under_that_name_and_those_dimensions(
         self, alarms: dict[str, dict[str, Any]], stack: Stack, lasting: Lasting

@@ -23,6 +23,7 @@ from onboarding.deployment import (
     AwsError,
     CommandError,
     Deployment,
+    Function,
     translated,
 )
 from sandbox.aws import CREDENTIALS
@@ -170,7 +171,7 @@ class TestSettingsHere:
         variables = {"STAGE": "staging", "NEXI_BASE_URL": "https://nexi.example", **dict.fromkeys(names, "x")}
         deployment.resources = {"EnrollmentFunction": ("AWS::Lambda::Function", "one")}
 
-        def configuration(_name: str) -> dict[str, Any]:
+        def configuration(_name: str, _qualifier: str = "live") -> dict[str, Any]:
             return {"Environment": {"Variables": variables}}
 
         deployment._configuration = configuration  # type: ignore[method-assign]
@@ -197,6 +198,19 @@ class TestSettingsHere:
         variables["NEXI_BASE_URL"] = "nexi.example"
         with pytest.raises(MisconfiguredError, match="NEXI_BASE_URL"):
             here.settings_here(None)
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["as-deployed", "stale"])
+def test_a_function_is_stale_whose_alias_has_another_environment(stale: bool) -> None:
+    deployment = Deployment("staging")
+    deployment.resources = {"EnrollmentFunction": ("AWS::Lambda::Function", "one")}
+
+    def configuration(_name: str, qualifier: str = "live") -> dict[str, Any]:
+        value = "old" if stale and qualifier == "live" else "new"
+        return {"Environment": {"Variables": {"SIGNING_KEY_ID": value}}}
+
+    deployment._configuration = configuration  # type: ignore[method-assign]
+    assert deployment.functions == [Function("one", "Active", "Successful", stale)]
 
 
 def refusal(code: str) -> ClientError:

@@ -141,6 +141,14 @@ class TestTheFunctions:
         result = examined(deployed, "functions")
         assert (result.state, result.found) == ("failed", found)
 
+    def test_one_goes_on_with_old_parameters(self) -> None:
+        deployed = Deployed()
+        deployed.functions[1] = Function("two", "Active", "Successful", stale=True)
+        result = examined(deployed, "functions")
+        assert result.state == "failed"
+        assert result.found == "what is called of two has another environment than the stack"
+        assert "another Release" in result.remedy
+
     def test_are_those_of_the_other_stage(self) -> None:
         result = examined(Deployed("production"), "functions")
         assert (result.state, result.found, result.wanted) == ("failed", "STAGE is staging", "production")

@@ -63,7 +63,7 @@ def pool(cognito: Any) -> Settings:
 def _at_the_pool(monkeypatch: pytest.MonkeyPatch, cognito: Any, pool: Settings) -> None:
     monkeypatch.setattr(aws, "client", {"cognito-idp": cognito}.__getitem__)
     monkeypatch.setattr(sign_in, "settings", lambda: pool)
-    telemetry.begin()
+    telemetry.begin("enrollment")
 
 
 def cognito_says(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:

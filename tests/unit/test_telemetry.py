@@ -35,12 +35,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture(autouse=True)
 def _begun() -> None:
-    telemetry.begin()
+    telemetry.begin("enrollment")
 
 
 class TestTheLine:
     def test_success_writes_one_with_all_that_was_noted(self, lines: Lines) -> None:
-        telemetry.begin(request_id="r-1", invocation="i-1")
+        telemetry.begin("enrollment", request_id="r-1", invocation="i-1")
         telemetry.note(point_of_sale="00012345", terminal_ids=("30000001",))
         telemetry.succeeded("enrollment pushed")
         line = lines.only()
@@ -51,7 +51,7 @@ class TestTheLine:
         assert (line["point_of_sale"], line["terminal_ids"]) == ("00012345", ["30000001"])
 
     def test_failure_writes_one_with_code_message_remedy_and_causes(self, lines: Lines) -> None:
-        telemetry.begin(request_id="r-1")
+        telemetry.begin("enrollment", request_id="r-1")
         telemetry.failed(NexiRejectedError("PAR answered 400", "compare with the portal"))
         line = lines.only()
         assert line["level"] == "ERROR"
@@ -62,12 +62,12 @@ class TestTheLine:
         assert line["causes"] == ["NexiRejectedError: PAR answered 400"]
 
     def test_nothing_of_the_last_invocation_stays(self, lines: Lines) -> None:
-        telemetry.begin(request_id="r-1", operator="first")
+        telemetry.begin("enrollment", request_id="r-1", operator="first")
         telemetry.note(jti="j-1")
         with telemetry.timed("par"):
             pass
         telemetry.failed(MisconfiguredError("first", "first"))
-        telemetry.begin(request_id="r-2")
+        telemetry.begin("enrollment", request_id="r-2")
         telemetry.succeeded("second")
         _, second = lines.all()
         assert second["request_id"] == "r-2"
@@ -76,9 +76,9 @@ class TestTheLine:
 
     def test_nothing_stays_of_an_invocation_that_wrote_no_line(self, lines: Lines) -> None:
         """Lambda ended it at its timeout, and goes on with the same process."""
-        telemetry.begin(request_id="r-1")
+        telemetry.begin("enrollment", request_id="r-1")
         telemetry.note(jti="j-1")
-        telemetry.begin(request_id="r-2")
+        telemetry.begin("enrollment", request_id="r-2")
         telemetry.succeeded("second")
         assert "j-1" not in lines.text
         assert "r-1" not in lines.text
@@ -102,7 +102,7 @@ class TestTheMetrics:
         telemetry.gauge("ClockAhead", 2.5)
         telemetry.gauge("CertificateDaysLeft", -1.5, "None")
         telemetry.succeeded("done")
-        emitted = json.loads(capsys.readouterr().out)
+        emitted, _ = map(json.loads, capsys.readouterr().out.splitlines())
         (directive,) = emitted["_aws"]["CloudWatchMetrics"]
         assert (directive["Namespace"], directive["Dimensions"]) == ("softpos", [["service"]])
         assert emitted["service"] == "softpos"
@@ -116,21 +116,70 @@ class TestTheMetrics:
         telemetry.gauge("ClockAhead", 2.5)
         telemetry.failed(MisconfiguredError("first"))
         assert "ClockAhead" in capsys.readouterr().out
-        telemetry.begin()
+        telemetry.begin("enrollment")
         telemetry.succeeded("second")
+        assert "ClockAhead" not in capsys.readouterr().out
+
+
+class TestTheOutcome:
+    """Counted under the operation, and a failure under its code: what alarms are on."""
+
+    def emitted(self, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], set[str], dict[str, Any]]:
+        line = json.loads(capsys.readouterr().out)
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        (names,) = directive["Dimensions"]
+        metrics = {each["Name"]: (each["Unit"], line[each["Name"]][0]) for each in directive["Metrics"]}
+        return {name: line[name] for name in names}, set(metrics), metrics
+
+    def test_of_an_enrollment_has_nexis_share_apart(self, capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+        telemetry.begin("enrollment")
+        for step, seconds in (("registry", 0.01), ("token", 0.2), ("keys", 0.1), ("assertion", 0.02), ("par", 0.3)):
+            with telemetry.timed(step):
+                clock.now += seconds
+        telemetry.succeeded("pushed")
+        dimensions, _, metrics = self.emitted(capsys)
+        assert dimensions == {"service": "softpos", "operation": "enrollment"}
+        assert metrics == {
+            "Succeeded": ("Count", 1.0),
+            "Duration": ("Milliseconds", 630.0),
+            "NexiDuration": ("Milliseconds", 600.0),
+        }
+
+    def test_of_what_asked_nexi_for_nothing_has_no_share_of_nexis(self, capsys: pytest.CaptureFixture[str]) -> None:
+        telemetry.begin("terminals")
+        telemetry.succeeded("served")
+        dimensions, names, _ = self.emitted(capsys)
+        assert dimensions == {"service": "softpos", "operation": "terminals"}
+        assert names == {"Succeeded", "Duration"}
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [(MisconfiguredError("x"), "misconfigured"), (KeyError("x"), "internal_error")],
+        ids=["ours", "unexpected"],
+    )
+    def test_of_a_failure_has_its_code(self, capsys: pytest.CaptureFixture[str], error: Exception, code: str) -> None:
+        telemetry.begin("enrollment")
+        telemetry.failed(error)
+        dimensions, _, metrics = self.emitted(capsys)
+        assert dimensions == {"service": "softpos", "operation": "enrollment", "code": code}
+        assert metrics == {"Failed": ("Count", 1.0)}
+
+    def test_of_what_never_began_is_not_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        telemetry._facts.set({})
+        telemetry.succeeded("done")
         assert capsys.readouterr().out == ""
 
 
 class TestTheTimes:
     def test_a_step_is_told_in_milliseconds(self, lines: Lines, clock: Clock) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         with telemetry.timed("registry"):
             clock.now += 0.0123
         telemetry.succeeded("done")
         assert lines.only()["registry_ms"] == 12.3
 
     def test_a_repeated_step_adds_up(self, lines: Lines, clock: Clock) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         for spent in (0.010, 0.005, 0.0005):
             with telemetry.timed("token"):
                 clock.now += spent
@@ -138,7 +187,7 @@ class TestTheTimes:
         assert lines.only()["token_ms"] == pytest.approx(15.5, abs=0.11)
 
     def test_a_step_that_fails_is_timed_too(self, lines: Lines, clock: Clock) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         error = NexiTimeoutError("no answer")
 
         def par() -> None:
@@ -152,7 +201,7 @@ class TestTheTimes:
         assert lines.only()["par_ms"] == 8000.0
 
     def test_the_total_is_from_beginning_to_line(self, lines: Lines, clock: Clock) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         with telemetry.timed("token"):
             clock.now += 0.2
         clock.now += 0.1
@@ -160,7 +209,7 @@ class TestTheTimes:
         assert lines.only()["total_ms"] == 300.0
 
     def test_steps_and_total_agree(self, lines: Lines, clock: Clock) -> None:
-        telemetry.begin()
+        telemetry.begin("enrollment")
         for step, spent in (("registry", 0.02), ("token", 0.3), ("keys", 0.1), ("par", 0.4)):
             with telemetry.timed(step):
                 clock.now += spent

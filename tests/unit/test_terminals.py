@@ -185,6 +185,7 @@ class TestWhatAnOperatorHolds:
             pytest.param(without("point_of_sale"), id="point-of-sale-missing"),
             pytest.param(without("softpos_tid", "mpos_tid"), id="both-tids-missing"),
             pytest.param({**ITEM, "operator": {"S": ""}}, id="operator-empty"),
+            pytest.param({**ITEM, "operator": {"S": "anna.bianchi@example.com"}}, id="operator-another"),
             pytest.param({**ITEM, "point_of_sale": {"N": "12345"}}, id="point-of-sale-a-number"),
             pytest.param({**without("mpos_tid"), "softpos_tid": {"N": "30000001"}}, id="tid-a-number"),
             pytest.param({**without("mpos_tid"), "softpos_tid": {"L": []}}, id="tid-a-list"),
@@ -193,7 +194,7 @@ class TestWhatAnOperatorHolds:
         ],
     )
     def test_a_malformed_item_is_a_misconfiguration(self, dynamodb: Any, item: dict[str, Any]) -> None:
-        with pytest.raises(MisconfiguredError, match="TERMINALS_TABLE lacks operator, point_of_sale or every TID"):
+        with pytest.raises(MisconfiguredError, match="is another's, or lacks operator, point_of_sale or every TID"):
             held(dynamodb, item)
 
     def test_nothing_is_remembered(self, pool: TerminalRegistry, dynamodb: Any, registry_of: Any) -> None:

@@ -20,6 +20,8 @@ MAX_RETRY_AFTER_SECONDS = 3600
 """The most that is passed on of a Retry-After of Nexi's."""
 
 _SAID_BYTES = 4096
+_NAME = 4
+"""A name that is shorter would blot out parts of words."""
 _TELLING = 6
 """So many characters in a row of a secret are a part of it."""
 
@@ -31,6 +33,8 @@ class Reading:
     endpoint: str
     answer: Answer
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
+    """Whom and what the request was about: not secret, and yet no log's business."""
 
     def members(self) -> dict[str, Any]:
         """The JSON object that the body is. Raises NexiUnavailableError when it is none."""
@@ -105,6 +109,9 @@ class Reading:
         text = self.answer.body[:_SAID_BYTES].decode("utf-8", "replace")
         if _repeats(text, self.secrets):
             return "[withheld: it repeats a secret that was sent]"
+        for name in self.names:
+            if len(name) >= _NAME:
+                text = re.sub(re.escape(name), "[…]", text, flags=re.IGNORECASE)
         # The second kind is one that is cut off where the text is.
         text = re.sub(r"[\w\-+/=.~%\\]{25,}|[\w\-+/=.~%\\]{9,}$", "[…]", text)
         text = " ".join("".join(each if each.isprintable() else " " for each in text).split())

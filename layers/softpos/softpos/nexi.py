@@ -129,7 +129,7 @@ class Nexi:
             )
         self._clock.learn(answer.headers.get("Date"))
         secrets = (sealed, token.value.decode("ascii"), link.application.client_secret)
-        reading = Reading("PAR", answer, secrets)
+        reading = Reading("PAR", answer, secrets, (held.operator, device_id))
         if answer.status in (200, 201):
             return _pushed(reading, sent_at)
         error = reading.refusal(self._clock())

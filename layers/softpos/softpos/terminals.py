@@ -245,9 +245,10 @@ class TerminalRegistry:
         if item is None:
             return None
         held = _pooled(item)
-        if held is None or not held.holder:
+        # Nobody enrolls under another's name.
+        if held is None or operators.key(held.holder) != operators.key(email):
             raise MisconfiguredError(
-                "the operator's item in TERMINALS_TABLE lacks operator, point_of_sale or every TID",
+                "the operator's item in TERMINALS_TABLE is another's, or lacks operator, point_of_sale or every TID",
                 "delete it, and assign a terminal anew through the terminals API",
             )
         return held

@@ -122,8 +122,7 @@ def test_another_identity_is_told_that_it_lacks_the_policy(softpos: Softpos, mon
     ended = softpos("terminals", "list")
     assert ended.status == 1
     assert "API Gateway answered 403 (Forbidden" in ended.err
-    # Nor does it have policies: tests/unit has the one that is named.
-    assert "attach the policy that lets the back office in to" in ended.err
+    assert "attach the policy arn:aws:iam::" in ended.err
 
 
 def test_no_proxy_of_the_environments_stands_before_the_sandbox(

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from leaks import of_key
 
+from onboarding.doctor import Examination
 from sandbox.authority import Authority
 from sandbox.local import MPOS_TID, OPERATOR, POINT_OF_SALE, SECOND_OPERATOR, SOFTPOS_TID, LocalStack
 
@@ -310,14 +311,14 @@ ROWS = [
         "nexis-clock-is-behind",
         lambda scene: scene.changed(scene.stack.nexi, "clock_offset", -30.0),
         {"clock": "warning"},
-        "this machine's clock is 30 s ahead of Nexi's",
+        "s ahead of Nexi's",
         "NTP",
     ),
     Row(
         "nexis-clock-is-ahead",
         lambda scene: scene.changed(scene.stack.nexi, "clock_offset", 30.0),
         {"clock": "warning"},
-        "this machine's clock is 30 s behind Nexi's",
+        "s behind Nexi's",
         "NTP",
     ),
     Row(
@@ -327,7 +328,7 @@ ROWS = [
         "key",
     ),
     # ---- the stack
-    Row("alarm-is-raised", lambda scene: scene.alarm("ALARM"), failed("alarms"), "is raised", "softpos certificate"),
+    Row("alarm-is-raised", lambda scene: scene.alarm("ALARM"), failed("alarms"), "is raised", "softpos doctor"),
     Row(
         "nobody-hears-the-alarms",
         Scene.unsubscribed,
@@ -442,6 +443,31 @@ def test_in_words_it_says_what_was_found_what_was_wanted_and_what_to_do(scene: S
     assert "the subject's OU is 'API Security - PRODUCTION'" in lines[at]
     assert lines[at + 1].split(maxsplit=1) == ["wanted", "a certificate for staging"]
     assert lines[at + 2].split(maxsplit=1)[0] == "do"
+
+
+def test_without_secrets_none_is_read_and_an_enrollment_shows_as_much(
+    scene: Scene, softpos: Softpos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a secret was asked for")
+
+    monkeypatch.setattr(Examination, "_secrets", property(unread))
+    run = softpos.doctor("--no-secrets", "--enroll", OPERATOR)
+    assert (run.status, run.unwell) == (0, {})
+    states = {each["check"]: each["state"] for each in run.json["checks"]}
+    assert {check for check, state in states.items() if state == "ok"} == {
+        "stack",
+        "functions",
+        "base URL and aud",
+        "name resolution",
+        "terminals",
+        "alarms",
+        "enrollment",
+    }
+    scene.changed(scene.stack.app, "redirect_uri", "https://other.example/")
+    run = softpos.doctor("--no-secrets", "--enroll", OPERATOR)
+    assert run.unwell == failed("enrollment")
+    assert "redirect URI;" in run.check("enrollment")["remedy"]
 
 
 def test_nothing_secret_is_printed(scene: Scene, softpos: Softpos, doctors_stack: LocalStack) -> None:

@@ -1,0 +1,129 @@
+"""What `make build` makes for Lambda: whose machine its wheels are for, what is inside, and how large it is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from builds import ROOT, Build, files, size, zipped_size
+from packaging.tags import Tag, cpython_tags, parse_tag
+from packaging.utils import canonicalize_name
+
+MIB = 1024 * 1024
+KIB = 1024
+
+BUDGETS = {
+    "AppConfigurationFunction": (4 * KIB, 2 * KIB),
+    "CertificateWatchFunction": (4 * KIB, 2 * KIB),
+    "EncryptionKeysFunction": (4 * KIB, 2 * KIB),
+    "EnrollmentFunction": (4 * KIB, 2 * KIB),
+    "SampleAppFunction": (8 * KIB, 4 * KIB),
+    "TerminalsFunction": (12 * KIB, 4 * KIB),
+    "TokenRefreshFunction": (4 * KIB, 2 * KIB),
+    "SoftposLayer": (256 * KIB, 80 * KIB),
+    "DependenciesLayer": (50 * MIB, 26 * MIB),
+}
+"""Bytes that each may have, unzipped and zipped. Lambda fetches and unpacks them in a cold start."""
+
+LAMBDAS_LIMIT = 250 * MIB
+"""A function with all its layers, unzipped."""
+
+GLIBC = (2, 34)
+"""Amazon Linux 2023's, under python3.13."""
+
+AARCH64 = 183
+"""The machine of an ELF header."""
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_it_stays_within_its_budget(for_lambda: Build, tmp_path: Path, name: str) -> None:
+    artefact = for_lambda.artefacts[name]
+    unzipped, zipped = BUDGETS[name]
+    assert 0 < size(artefact) <= unzipped
+    assert zipped_size(artefact, tmp_path / "artefact.zip") <= zipped
+
+
+def test_all_that_is_built_has_a_budget(for_lambda: Build) -> None:
+    assert set(for_lambda.artefacts) == set(BUDGETS)
+
+
+def test_a_function_with_its_layers_is_far_from_lambdas_limit(for_lambda: Build) -> None:
+    layers = sum(size(each) for each in for_lambda.layers.values())
+    assert max(size(each) for each in for_lambda.functions.values()) + layers < LAMBDAS_LIMIT / 3
+
+
+def test_a_function_is_its_own_source_and_nothing_else(for_lambda: Build) -> None:
+    sources = {path.parent.name: path.read_text() for path in (ROOT / "functions").glob("*/app.py")}
+    built = {name: {each.name: each.read_text() for each in files(path)} for name, path in for_lambda.functions.items()}
+    assert sorted(sources.values()) == sorted(each.pop("app.py") for each in built.values())
+    assert not any(built.values())
+
+
+def test_softpos_layer_is_its_own_source_and_nothing_else(for_lambda: Build) -> None:
+    source = ROOT / "layers" / "softpos" / "softpos"
+    wanted = {f"python/softpos/{each.relative_to(source)}" for each in files(source) if each.suffix != ".pyc"}
+    assert names(for_lambda.layers["SoftposLayer"]) == wanted
+
+
+def test_nothing_of_tests_sandbox_or_onboarding_is_inside(for_lambda: Build) -> None:
+    inside = {each for path in for_lambda.artefacts.values() for each in names(path)}
+    top_level = {each.removeprefix("python/").split("/")[0] for each in inside}
+    assert not top_level & {path.name for path in ROOT.iterdir()}
+    assert not top_level & {"bin", "test", "conftest.py"}
+    assert [each for each in inside if re.search(r"\.pyc$|__pycache__|(^|/)\.", each)] == []
+
+
+def test_the_dependencies_are_the_locked_ones_and_no_other(for_lambda: Build) -> None:
+    locked = re.findall(
+        r"^([\w.-]+)==([\w.]+)", (ROOT / "layers/dependencies/requirements.txt").read_text(), re.MULTILINE
+    )
+    built = [each.name.removesuffix(".dist-info").split("-") for each in dist_infos(for_lambda)]
+    assert {(canonicalize_name(name), version) for name, version in built} == set(locked)
+
+
+def test_every_wheel_is_for_lambda(for_lambda: Build) -> None:
+    """By the tags it was published with."""
+    platforms = [f"manylinux_2_{minor}_aarch64" for minor in range(GLIBC[1], 16, -1)]
+    supported = {*cpython_tags((3, 13), abis=["cp313"], platforms=platforms), *parse_tag("py2.py3-none-any")}
+    foreign = {each.name: tags(each) for each in dist_infos(for_lambda) if not tags(each) & supported}
+    assert foreign == {}
+
+
+def test_every_compiled_module_is_for_lambda(for_lambda: Build) -> None:
+    """By what is in it."""
+    modules = [each for path in for_lambda.artefacts.values() for each in files(path) if head(each, 4) == b"\x7fELF"]
+    assert {re.sub(r"^[^.]+", "", each.name) for each in modules} == {
+        ".abi3.so",
+        ".cpython-313-aarch64-linux-gnu.so",
+    }
+    assert {int.from_bytes(head(each, 20)[18:], "little") for each in modules} == {AARCH64}
+    assert max(needs_glibc(each) for each in modules) <= GLIBC
+
+
+def test_no_compiled_module_hides_under_another_name(for_lambda: Build) -> None:
+    libraries = [each for path in for_lambda.artefacts.values() for each in files(path) if ".so" in each.suffixes]
+    assert libraries
+    assert {head(each, 4) for each in libraries} == {b"\x7fELF"}
+
+
+def names(folder: Path) -> set[str]:
+    return {str(each.relative_to(folder)) for each in files(folder)}
+
+
+def head(file: Path, count: int) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(count)
+
+
+def dist_infos(build: Build) -> list[Path]:
+    return sorted(build.layers["DependenciesLayer"].glob("python/*.dist-info"))
+
+
+def tags(dist_info: Path) -> set[Tag]:
+    stated = re.findall(r"^Tag: (.+)$", (dist_info / "WHEEL").read_text(), re.MULTILINE)
+    return {tag for each in stated for tag in parse_tag(each.strip())}
+
+
+def needs_glibc(module: Path) -> tuple[int, int]:
+    """The newest GLIBC whose symbols it asks for."""
+    found = re.findall(rb"GLIBC_(\d+)\.(\d+)", module.read_bytes())
+    return max((int(major), int(minor)) for major, minor in found)
