@@ -184,6 +184,26 @@ class TestVersions:
             assert "DEPLOYMENT_STOP_ON_ALARM" in group["Properties"]["AutoRollbackConfiguration"]["Events"]
 
 
+class TestParameters:
+    def test_each_is_described_and_says_what_it_may_be(self) -> None:
+        bounds = ({"AllowedValues"}, {"AllowedPattern"}, {"MinValue"})
+        for name, each in TEMPLATE["Parameters"].items():
+            assert each["Description"].endswith("."), name
+            assert "Default" in each, name
+            # Of a list, CloudFormation checks no pattern.
+            assert each["Type"] == "CommaDelimitedList" or any(bound <= set(each) for bound in bounds), name
+
+    def test_each_is_in_one_group(self) -> None:
+        groups = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+        grouped = [name for group in groups for name in group["Parameters"]]
+        assert sorted(grouped) == sorted(TEMPLATE["Parameters"])
+
+    def test_the_document_names_each(self) -> None:
+        document = (ROOT / "docs" / "deployment.md").read_text()
+        for name in TEMPLATE["Parameters"]:
+            assert f"`{name}`" in document, name
+
+
 class TestWhatHoldsSomething:
     def test_says_what_becomes_of_it(self, stack: dict[str, Any]) -> None:
         for kind, policy in STATEFUL.items():
