@@ -149,3 +149,16 @@ def test_a_failure_is_not_remembered(key: Key) -> None:
         signer.sign(SIGNING_INPUT)
     key.failure = None
     key.public.verify(signer.sign(SIGNING_INPUT), SIGNING_INPUT, padding.PKCS1v15(), SHA256())
+
+
+def test_a_key_for_something_else_is_found_before_it_is_to_sign(made: tuple[Any, str, rsa.RSAPublicKey]) -> None:
+    kms, *_ = made
+    key_id = kms.create_key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")["KeyMetadata"]["KeyId"]
+    public = load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"])
+    assert isinstance(public, rsa.RSAPublicKey)
+    other = Key(kms, key_id, public, calls=[])
+    with pytest.raises(MisconfiguredError, match="is not for signing"):
+        other.signer().check()
+    with pytest.raises(MisconfiguredError, match="is not for signing"):
+        other.signer().sign(SIGNING_INPUT)
+    assert "sign" not in [operation for operation, _ in other.calls]

@@ -57,8 +57,13 @@ class KmsSigner(Key):
 
         Signs nothing, and calls `kms:GetPublicKey` alone. Raises as `sign` does.
         """
-        found = load_der_public_key(self._call("get_public_key")["PublicKey"])
-        if found != self._public_key:
+        answer = self._call("get_public_key")
+        if answer.get("KeyUsage") != "SIGN_VERIFY":
+            raise MisconfiguredError(
+                "the KMS key that SIGNING_KEY_ID names is not for signing",
+                "let it be an RSA key for SIGN_VERIFY: `softpos certificate request --key kms` makes one",
+            )
+        if load_der_public_key(answer["PublicKey"]) != self._public_key:
             raise MisconfiguredError(
                 "the KMS key that SIGNING_KEY_ID names is not the one that the certificate is for",
                 "store the certificate of that key as signing_certificate in the certificate secret, and have it "
