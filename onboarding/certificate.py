@@ -1,5 +1,6 @@
 """`softpos certificate`: from a key to a certificate that the functions use, and back."""
 
+import json as jsonlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from onboarding.deployment import CommandError, Deployment
 from onboarding.options import as_json, example, placed, with_ca_bundle
 from onboarding.trial import Trial
 from onboarding.versions import CertificateSecret, Version
+from softpos.credentials import Certificate, parse_certificate
 from softpos.errors import MisconfiguredError, SoftposError
 from softpos.kms_signer import KmsSigner
 
@@ -71,7 +73,7 @@ def request(
     signing_request.checked_name(name)
     unit = unit or signing_request.UNITS[deployment.nexi_stage]
     csr_file = csr_file or Path(f"{name}.csr")
-    if csr_file == key_file:
+    if key_file is not None and csr_file.resolve() == key_file.resolve():
         raise click.UsageError("--csr and --key-file are to be two files")
     for file in filter(None, (csr_file, key_file)):
         _check_place(file)
@@ -83,32 +85,31 @@ def request(
             f"a request of {pending.created:%Y-%m-%d %H:%M} {state}",
             "go on with that one (softpos certificate show), or pass --replace to forget it",
         )
+    # The key is stored before what is made of it is written: a request without its key is worth nothing.
     if place == "kms":
-        members, made = _born_in_kms(deployment, secret, name, unit, key_file)
+        if key_file is not None:
+            raise CommandError("a key in KMS never leaves it: there is none for --key-file", "leave --key-file away")
+        made = _request_for_kms(deployment, secret, name, unit)
     else:
         with console.waiting("making the key"):
             key = signing_request.new_key()
         made = signing_request.build(name, unit, key)
-        members = {"private_key": signing_request.key_pem(key), "signing_request": signing_request.pem(made)}
+        secret.put_pending({"private_key": signing_request.key_pem(key), "signing_request": signing_request.pem(made)})
         console.remark(f"The key is in {deployment.output('CertificateSecretId')}.")
-    # The key before what is made of it: a request without its key is worth nothing.
-    secret.put_pending(members)
     _write(csr_file, signing_request.pem(made))
     console.say(f"{csr_file}: the request, for {made.subject.rfc4514_string()}")
     if key_file is not None:
-        _write(key_file, members["private_key"], mode=0o600)
+        _write(key_file, signing_request.key_pem(key), mode=0o600)
         console.say(f"{key_file}: the private key. Whoever reads it can be this app: keep it nowhere that is shared")
     console.remark(f"Next: upload {csr_file} on {PORTALS[deployment.stage]}")
     console.remark(f"Then: softpos certificate import {name}.p7b --stage {deployment.stage}")
 
 
-def _born_in_kms(
-    deployment: Deployment, secret: CertificateSecret, name: str, unit: str, key_file: Path | None
-) -> tuple[dict[str, Any], x509.CertificateSigningRequest]:
-    """What is to be stored, and the request. The key that signs already is asked for a new one: only its certificate
-    expires."""
-    if key_file is not None:
-        raise CommandError("a key in KMS never leaves it: there is none for --key-file", "leave --key-file away")
+def _request_for_kms(
+    deployment: Deployment, secret: CertificateSecret, name: str, unit: str
+) -> x509.CertificateSigningRequest:
+    """Stores and gives a request for the key in KMS that signs already, of which only the certificate expires; or for a
+    new one, which is given up if it comes to nothing."""
     current = secret.current
     if current is None:
         raise CommandError(
@@ -120,14 +121,17 @@ def _born_in_kms(
     if key_id is None and secret.pending:
         # One that was made for the request that this one replaces.
         key_id = secret.pending.members.get("signing_key_id")
+    new = None
     if key_id is None:
-        key_id = kms.create(client, deployment.stack, name)
+        key_id = new = kms.create(client, deployment.stack, name)
         console.remark(f"The key was made in KMS: {key_id}")
     else:
         console.remark(f"The key is the one in KMS that was made before: {key_id}")
-    key = signing_request.KmsPrivateKey(client, key_id)
-    made = signing_request.build(name, unit, key)
-    return {**current.members, "signing_key_id": key.key_id, "signing_request": signing_request.pem(made)}, made
+    with kms.given_up_on_failure(client, new):
+        made = signing_request.build(name, unit, signing_request.KmsPrivateKey(client, key_id))
+        waiting = {"signing_key_id": key_id, "signing_request": signing_request.pem(made)}
+        secret.put_pending({**current.members, **waiting})
+    return made
 
 
 @certificate.command(
@@ -170,22 +174,25 @@ def import_(deployment: Deployment, file: Any, pem_file: Path | None, into_kms: 
         members["signing_certificate"] = text
     else:
         members["certificate"] = text
-        if into_kms:
-            with console.waiting("bringing the key into KMS"):
-                members["signing_key_id"] = kms.bring_in(
-                    deployment.client("kms"), deployment.stack, name, pending.private_key
-                )
-        elif secret.current and secret.current.born_in_kms:
+        if not into_kms and secret.current and secret.current.born_in_kms:
             # Only mutual TLS gets another certificate.
             kept = secret.current.members
             members |= {each: kept[each] for each in ("signing_certificate", "signing_key_id") if each in kept}
-    secret.put_pending(members)
+    # Whatever may fail comes before anything is made.
+    deployed_key = deployment.settings.signing_key_id if into_kms or "signing_key_id" in members else None
+    brought = None
+    if into_kms:
+        with console.waiting("bringing the key into KMS"):
+            brought = kms.bring_in(deployment.client("kms"), deployment.stack, name, pending.private_key)
+        members["signing_key_id"] = brought
+    with kms.given_up_on_failure(deployment.client("kms"), brought):
+        secret.put_pending(members)
     if not pem_file.exists():
         _write(pem_file, text)
     console.pairs(_described(chain))
     console.say(f"{pem_file}: for Nexi's contact, who registers it. It holds no key")
     key_id = members.get("signing_key_id")
-    if key_id and key_id != deployment.settings.signing_key_id:
+    if key_id != deployed_key:
         console.say(f"SigningKeyId={key_id}: to deploy the stack with, once this certificate is current")
     console.remark("Stored as pending. Next, when Nexi has registered it:")
     console.remark(f"  softpos certificate activate --stage {deployment.stage}")
@@ -286,11 +293,12 @@ def _switch(
     deployment: Deployment, secret: CertificateSecret, version: Version, ca_bundle: Path | None, *, force: bool
 ) -> None:
     """Make a version current. Unless by force, Nexi is asked for a handshake and a token with it before that."""
+    certificate = parse_certificate(jsonlib.dumps(version.members))
+    key_id = deployment.settings.signing_key_id
+    if key_id:
+        _check_signing_key(deployment, key_id, certificate)
     if not force:
-        settings = deployment.settings_here(ca_bundle)
-        trial = Trial(settings, application_value(deployment), version.members)
-        if settings.signing_key_id:
-            _check_signing_key(deployment, settings.signing_key_id, trial)
+        trial = Trial(deployment.settings_here(ca_bundle), application_value(deployment), version.members)
         try:
             with console.waiting("trying it out at Nexi"):
                 trial.shake_hands()
@@ -300,14 +308,14 @@ def _switch(
                 f"nothing was changed, since Nexi did not take it: {error}",
                 f"{error.remedy}. --force makes it current all the same; enrollments then fail until Nexi takes it",
             ) from error
-        console.remark(f"Nexi gave a token to {trial.certificate.subject}, SHA-256 {trial.certificate.thumbprint}.")
+        console.remark(f"Nexi gave a token to {certificate.subject}, SHA-256 {certificate.thumbprint}.")
     secret.make_current(version)
 
 
-def _check_signing_key(deployment: Deployment, key_id: str, trial: Trial) -> None:
+def _check_signing_key(deployment: Deployment, key_id: str, certificate: Certificate) -> None:
     """The stack goes on signing with this key: Nexi must be able to verify that with the version to come."""
     try:
-        KmsSigner(deployment.client("kms"), key_id, trial.certificate.signing_public_key).check()
+        KmsSigner(deployment.client("kms"), key_id, certificate.signing_public_key).check()
     except MisconfiguredError as error:
         raise CommandError(
             f"nothing was changed: {error}",

@@ -30,25 +30,25 @@ def err() -> Console:
 
 def say(text: str | Text = "") -> None:
     """A line of the result."""
-    out().print(text)
+    out().print(_safe(text))
 
 
 def remark(text: str | Text) -> None:
     """A line about what is being done, which is no part of the result."""
-    err().print(text, style="dim")
+    err().print(_safe(text), style="dim")
 
 
 def warn(text: str) -> None:
     """A line about what should be looked at."""
-    err().print(Text.assemble(("softpos: ", "bold yellow"), text))
+    err().print(_safe(Text.assemble(("softpos: ", "bold yellow"), text)))
 
 
 def fail(error: SoftposError) -> None:
     """What was found, and what to do."""
     console = err()
-    console.print(Text.assemble(("softpos: ", "bold red"), str(error)))
+    console.print(_safe(Text.assemble(("softpos: ", "bold red"), str(error))))
     if error.remedy:
-        console.print(Text.assemble(("         ", ""), error.remedy))
+        console.print(_safe(f"         {error.remedy}"))
 
 
 def say_json(value: Any) -> None:
@@ -62,7 +62,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for heading in headings:
         grid.add_column(heading, no_wrap=True)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(_safe(Text(cell)) for cell in row))
     _print(grid)
 
 
@@ -72,7 +72,7 @@ def pairs(rows: Iterable[tuple[str, str]], indent: int = 0) -> None:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(" " * indent + name, Text(value))
+        grid.add_row(" " * indent + name, _safe(Text(value)))
     _print(grid)
 
 
@@ -85,6 +85,14 @@ def _print(grid: Table) -> None:
         console.print(grid)
     # rich fills every line up to the widest.
     console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def _safe(text: str | Text) -> str | Text:
+    """Without what a terminal would obey: some of it comes out of a mail, some out of Nexi's answers."""
+    plain = text if isinstance(text, str) else text.plain
+    if all(each.isprintable() or each == "\n" for each in plain):
+        return text
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in plain)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ Stage = Literal["staging", "production", "local"]
 STAGES: tuple[Stage, ...] = ("staging", "production", "local")
 
 FUNCTION = "EnrollmentFunction"
-"""The function whose environment says what the stack is configured with. All functions have the same."""
+"""The function whose environment says what the stack is configured with. All have that, and some a little more."""
 
 # What `make run` starts: the sandbox's own names.
 LOCAL_STACK = "softpos"
@@ -49,7 +49,7 @@ class Function:
     state: str
     last_update: str
     stale: bool = False
-    """Whether its alias has another environment than the stack gave it last."""
+    """Whether its alias has other code, layers or environment than the stack gave it last."""
 
 
 class Deployment:
@@ -164,7 +164,7 @@ class Deployment:
         found = []
         for name in self.named("AWS::Lambda::Function"):
             live, latest = self._configuration(name), self._configuration(name, "$LATEST")
-            stale = live.get("Environment") != latest.get("Environment")
+            stale = any(live.get(each) != latest.get(each) for each in ("Environment", "CodeSha256", "Layers"))
             state, update = live.get("State", "Active"), latest.get("LastUpdateStatus", "Successful")
             found.append(Function(name, state, update, stale))
         return found

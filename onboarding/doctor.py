@@ -187,8 +187,8 @@ class Examination:
             return "failed", "; ".join(unwell), "Active, updated Successful", "look at them in Lambda, and deploy again"
         stale = [each.name for each in functions if each.stale]
         if stale:
-            found = f"what is called of {', '.join(stale)} has another environment than the stack"
-            return "failed", found, "the stack's parameters", "deploy once more, with another Release"
+            found = f"what is called of {', '.join(stale)} is not what was deployed last"
+            return "failed", found, "the stack's code and parameters", "deploy once more, with another Release"
         if settings.stage != self._deployment.nexi_stage:
             return (
                 "failed",
@@ -222,25 +222,28 @@ class Examination:
                 for page in pages.paginate(AlarmNames=names[at : at + 100])
                 for each in page["MetricAlarms"]
             ]
+        missing = set(names) - {each["AlarmName"] for each in alarms}
+        if missing:
+            return "failed", f"CloudWatch does not have {', '.join(sorted(missing))}", "the stack's alarms", remedy
         raised = [each for each in alarms if each["StateValue"] == "ALARM"]
         if raised:
+            # It stays raised for as long as its period is, also when what it is for was mended: no failure of now.
             found = "; ".join(f"{each['AlarmName']} is raised" for each in raised)
-            return "failed", found, "none raised", " ".join(each.get("AlarmDescription", "") for each in raised)
-        silent = [each["AlarmName"] for each in alarms if not each["ActionsEnabled"]]
+            return "warning", found, "none raised", " ".join(each.get("AlarmDescription", "") for each in raised)
+        topic = self._deployment.output("AlarmTopicArn")
+        silent = [
+            each["AlarmName"] for each in alarms if not each["ActionsEnabled"] or topic not in each["AlarmActions"]
+        ]
         if silent:
-            return (
-                "warning",
-                f"these tell nobody: {', '.join(silent)}",
-                "their actions enabled",
-                "enable them in CloudWatch",
-            )
-        return self._listeners(len(alarms))
+            found = f"these tell nobody: {', '.join(silent)}"
+            return "warning", found, "their actions enabled, to the topic", "enable them, or deploy once more"
+        return self._listeners(topic, len(alarms))
 
-    def _listeners(self, alarms: int) -> Outcome:
+    def _listeners(self, topic: str, alarms: int) -> Outcome:
         with translated():
-            topic = self._deployment.output("AlarmTopicArn")
             answer = self._deployment.client("sns").list_subscriptions_by_topic(TopicArn=topic)
-        confirmed = [each for each in answer["Subscriptions"] if each["SubscriptionArn"] != "PendingConfirmation"]
+        # Else it says PendingConfirmation, or Deleted.
+        confirmed = [each for each in answer["Subscriptions"] if each["SubscriptionArn"].startswith("arn:")]
         if not confirmed:
             return (
                 "warning",
@@ -314,7 +317,8 @@ class Examination:
         chains = list(self._chains())[: 1 if check == "issuer" else None]
         for chain in chains:
             for each in issued.findings(chain, self._deployment.nexi_stage, now):
-                if each.check == check:
+                # Nexi may send no root: the handshake says whether it was enough.
+                if each.check == check and (each.fatal or check != "issuer" or len(chain) == 1):
                     return "failed" if each.fatal else "warning", each.found, each.wanted, each.remedy
         match check:
             case "validity":
@@ -402,7 +406,10 @@ class Examination:
         if self._answer.status == 403:
             refusal = Reading("JWKS", self._answer).refusal(self._trial.answered_at)
             return "failed", str(refusal), "a certificate that Nexi has registered", refusal.remedy
-        return "ok", f"Nexi answered {self._answer.status}"
+        if self._answer.status != 200:
+            found = f"Nexi's JWKS answered {self._answer.status}, which says nothing of the certificate"
+            return "warning", found, "200, or a 403", "look again; whether enrollments go through, --enroll says"
+        return "ok", "Nexi's JWKS is given for it; that a PAR is, --enroll says"
 
     def _token(self) -> Outcome:
         return "ok", f"given, for {self._trial.token()} s"
@@ -438,10 +445,11 @@ class Examination:
                 Payload=jsonlib.dumps(_event(operator)).encode(),
                 LogType="Tail",
             )
+            said = answer["Payload"].read()
         line = _outcome_line(answer.get("LogResult", ""))
-        payload = jsonlib.loads(answer["Payload"].read())
-        if answer.get("FunctionError"):
-            told = payload.get("errorType", "an error")
+        payload = jsonlib.loads(said or "null")
+        if answer.get("FunctionError") or not isinstance(payload, dict):
+            told = payload.get("errorType", "an error") if isinstance(payload, dict) else "no answer"
             return "failed", f"the function ended with {told}", "an answer", "look at its log in CloudWatch"
         if payload.get("statusCode") == 201:
             return "ok", f"a request_uri for {operator}, in {line.get('total_ms', '?')} ms"

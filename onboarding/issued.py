@@ -116,7 +116,8 @@ def findings(ordered: list[x509.Certificate], stage: Literal["staging", "product
 def _usage(leaf: x509.Certificate) -> Iterator[Finding]:
     try:
         usages = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        # Missing, twice, or malformed somewhere: nothing that a server would read.
         usages = []
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:
         found = ", ".join(each._name for each in usages) or "nothing"

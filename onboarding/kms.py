@@ -1,6 +1,8 @@
 """Keys in KMS that sign the client assertion: born there, or the certificate's own key brought in."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -36,7 +38,7 @@ def bring_in(kms: "KMSClient", stack: str, app_name: str, key: rsa.RSAPrivateKey
     """
     with translated():
         key_id = str(kms.create_key(**_shape(stack, app_name), Origin="EXTERNAL")["KeyMetadata"]["KeyId"])
-    try:
+    with given_up_on_failure(kms, key_id):
         with translated():
             parameters = kms.get_parameters_for_import(
                 KeyId=key_id, WrappingAlgorithm=WRAPPING, WrappingKeySpec=WRAPPING_KEY
@@ -50,10 +52,18 @@ def bring_in(kms: "KMSClient", stack: str, app_name: str, key: rsa.RSAPrivateKey
             found = load_der_public_key(kms.get_public_key(KeyId=key_id)["PublicKey"])
         if found != key.public_key():
             raise CommandError("the key that KMS has after the import is another", "try again, and ask AWS if it stays")
-    except CommandError as error:
-        _abandon(kms, key_id, error)
-        raise
     return key_id
+
+
+@contextmanager
+def given_up_on_failure(kms: "KMSClient", key_id: str | None) -> Iterator[None]:
+    """Has a key deleted that was made for what then fails, and says so in the error's remedy. None: there is none."""
+    try:
+        yield
+    except CommandError as error:
+        if key_id is not None:
+            _abandon(kms, key_id, error)
+        raise
 
 
 def wrapped(key: rsa.RSAPrivateKey, wrapping_key: bytes) -> bytes:

@@ -91,12 +91,6 @@ class BackOffice:
             if after is None or len(found) == limit:
                 return found, after is not None
 
-    def counts(self) -> tuple[int, int]:
-        """How many pairs are free, and how many are held. Raises as `call` does."""
-        found, _ = self.pairs()
-        held = sum(each["operator"] is not None for each in found)
-        return len(found) - held, held
-
     def call(
         self, method: str, path: str, body: Any = None, kind: Kind = "json", *, query: dict[str, Any] | None = None
     ) -> dict[str, Any]:

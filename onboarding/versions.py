@@ -5,6 +5,7 @@ gets is AWSCURRENT whatever it is stored as, so a version may have two of them.
 """
 
 import json
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from onboarding.deployment import CommandError, translated
+from onboarding.deployment import AwsError, CommandError, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -114,27 +115,50 @@ class CertificateSecret:
         return version if version and version.usable else None
 
     def put_pending(self, members: dict[str, Any]) -> None:
-        """Store what is to be used next."""
+        """Store what is to be used next, in the place of what was pending when that was read.
+
+        Raises AwsError, and CommandError when someone else has stored something meanwhile: that stays.
+        """
+        seen = self._ids().get(PENDING)
+        # Under a label of its own until it has taken the other's place: nothing is lost that someone else made.
+        label = f"softpos-{uuid.uuid4()}"
         with translated():
-            self._secrets.put_secret_value(
-                SecretId=self._secret_id, SecretString=json.dumps(members), VersionStages=[PENDING]
-            )
-        self._forget()
+            stored = self._secrets.put_secret_value(
+                SecretId=self._secret_id, SecretString=json.dumps(members), VersionStages=[label]
+            )["VersionId"]
+        try:
+            self._move(PENDING, seen, stored)
+        except AwsError as error:
+            if not self._labelled_otherwise(PENDING, seen):
+                raise
+            raise CommandError(
+                "nothing was changed: someone else has stored another pending version meanwhile",
+                "softpos certificate show, and agree on whose is to be used",
+            ) from error
+        finally:
+            self._move(label, stored, None)
+            self._forget()
 
     def make_current(self, version: Version) -> None:
-        """Let the functions use this version. The one before becomes the previous one."""
+        """Let the functions use this version. The one before becomes the previous one. Raises AwsError."""
         now_current = self._ids().get(CURRENT)
-        with translated():
-            if now_current != version.id:
-                move = {"RemoveFromVersionId": now_current} if now_current else {}
-                self._secrets.update_secret_version_stage(
-                    SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version.id, **move
-                )
-            if self._ids().get(PENDING) == version.id:
-                self._secrets.update_secret_version_stage(
-                    SecretId=self._secret_id, VersionStage=PENDING, RemoveFromVersionId=version.id
-                )
+        if now_current != version.id:
+            self._move(CURRENT, now_current, version.id)
+        # It is in use from here on. Someone may have stored something that is pending now.
         self._forget()
+        if self._ids().get(PENDING) == version.id:
+            self._move(PENDING, version.id, None)
+        self._forget()
+
+    def _move(self, label: str, origin: str | None, target: str | None) -> None:
+        versions = {"RemoveFromVersionId": origin, "MoveToVersionId": target}
+        given = {name: version_id for name, version_id in versions.items() if version_id}
+        with translated():
+            self._secrets.update_secret_version_stage(SecretId=self._secret_id, VersionStage=label, **given)
+
+    def _labelled_otherwise(self, label: Label, seen: str | None) -> bool:
+        self._forget()
+        return self._ids().get(label) != seen
 
     def _version(self, label: Label) -> Version | None:
         version_id = self._ids().get(label)

@@ -328,7 +328,20 @@ ROWS = [
         "key",
     ),
     # ---- the stack
-    Row("alarm-is-raised", lambda scene: scene.alarm("ALARM"), failed("alarms"), "is raised", "softpos doctor"),
+    Row(
+        "alarm-is-raised",
+        lambda scene: scene.alarm("ALARM"),
+        {"alarms": "warning"},
+        "is raised",
+        "softpos doctor",
+    ),
+    Row(
+        "jwks-answers-something-else",
+        lambda scene: scene.stack.nexi.faults.add("keys:status=404"),
+        {"certificate is registered": "warning"},
+        "Nexi's JWKS answered 404, which says nothing of the certificate",
+        "--enroll says",
+    ),
     Row(
         "nobody-hears-the-alarms",
         Scene.unsubscribed,

@@ -177,6 +177,20 @@ class TestTheConsole:
         assert ANSI in os.read(read, 4096).decode()
         os.close(read)
 
+    def test_what_a_terminal_would_obey_is_not_passed_on(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A certificate's subject comes out of a mail."""
+        hostile = "CN=x\x1b]0;title\x1b\\\x1b[2J\x07"
+        console.say(hostile)
+        console.pairs([("subject", hostile)])
+        console.table(["subject"], [[hostile]])
+        console.remark(hostile)
+        console.warn(hostile)
+        console.fail(CommandError(hostile, hostile))
+        printed = capsys.readouterr()
+        for text in (printed.out, printed.err):
+            assert "CN=x\N{REPLACEMENT CHARACTER}]0;title" in text
+            assert not set(text) & {"\x1b", "\x07"}
+
     def test_json_is_json(self, capsys: pytest.CaptureFixture[str]) -> None:
         console.say_json({"è": [1, None]})
         out = capsys.readouterr().out

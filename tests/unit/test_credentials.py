@@ -388,9 +388,13 @@ class TestAPendingCertificate:
         pending = {"private_key": developer.key_pem, "signing_request": "-----BEGIN CERTIFICATE REQUEST-----"}
         assert parse_pending_certificate(json.dumps(pending)) is None
 
-    @pytest.mark.parametrize("request_kept", [{}, {"signing_request": "pem"}], ids=["alone", "with-its-request"])
-    def test_one_that_has_come_is_read_as_any(self, certificate_secret: str, request_kept: dict[str, str]) -> None:
-        certificate = parse_pending_certificate(json.dumps({**json.loads(certificate_secret), **request_kept}))
+    def test_the_one_for_mutual_tls_beside_it_is_not_what_is_to_come(self, certificate_secret: str) -> None:
+        """As with a key that was born in KMS, while its request is at Nexi."""
+        pending = {**json.loads(certificate_secret), "signing_request": "-----BEGIN CERTIFICATE REQUEST-----"}
+        assert parse_pending_certificate(json.dumps(pending)) is None
+
+    def test_one_that_has_come_is_read_as_any(self, certificate_secret: str) -> None:
+        certificate = parse_pending_certificate(certificate_secret)
         assert certificate is not None
         assert certificate.thumbprint == parse_certificate(certificate_secret).thumbprint
 
@@ -400,7 +404,7 @@ class TestAPendingCertificate:
             ("{", "not JSON"),
             ("{}", "certificate is missing"),
             ('{"private_key": "pem"}', "certificate is missing"),
-            ('{"certificate": "", "signing_request": "pem"}', "certificate is empty"),
+            ('{"certificate": ""}', "certificate is empty"),
         ],
     )
     def test_what_is_neither_is_refused(self, secret: str, found: str) -> None:

@@ -29,7 +29,13 @@ class CloudWatch:
     """Two alarms, one of which is as given."""
 
     def __init__(self, **changes: Any) -> None:
-        alarm = {"AlarmName": "one", "StateValue": "OK", "ActionsEnabled": True, "AlarmDescription": "Do this."}
+        alarm = {
+            "AlarmName": "one",
+            "StateValue": "OK",
+            "ActionsEnabled": True,
+            "AlarmActions": ["the AlarmTopicArn"],
+            "AlarmDescription": "Do this.",
+        }
         self.alarms = [{**alarm, **changes}, {**alarm, "AlarmName": "two", "StateValue": "INSUFFICIENT_DATA"}]
 
     def get_paginator(self, _operation: str) -> "CloudWatch":
@@ -146,7 +152,7 @@ class TestTheFunctions:
         deployed.functions[1] = Function("two", "Active", "Successful", stale=True)
         result = examined(deployed, "functions")
         assert result.state == "failed"
-        assert result.found == "what is called of two has another environment than the stack"
+        assert result.found == "what is called of two is not what was deployed last"
         assert "another Release" in result.remedy
 
     def test_are_those_of_the_other_stage(self) -> None:
@@ -190,15 +196,24 @@ class TestTheAlarms:
         deployed = Deployed()
         deployed.clients["cloudwatch"] = CloudWatch(StateValue="ALARM")
         result = examined(deployed, "alarms")
-        assert (result.state, result.found, result.remedy) == ("failed", "one is raised", "Do this.")
+        assert (result.state, result.found, result.remedy) == ("warning", "one is raised", "Do this.")
 
-    def test_one_tells_nobody(self) -> None:
+    def test_one_was_deleted_by_hand(self) -> None:
         deployed = Deployed()
-        deployed.clients["cloudwatch"] = CloudWatch(ActionsEnabled=False)
+        deployed.alarms.append("three")
+        result = examined(deployed, "alarms")
+        assert (result.state, result.found) == ("failed", "CloudWatch does not have three")
+
+    @pytest.mark.parametrize("change", [{"ActionsEnabled": False}, {"AlarmActions": []}], ids=["off", "no-topic"])
+    def test_one_tells_nobody(self, change: dict[str, Any]) -> None:
+        deployed = Deployed()
+        deployed.clients["cloudwatch"] = CloudWatch(**change)
         result = examined(deployed, "alarms")
         assert (result.state, result.found) == ("warning", "these tell nobody: one")
 
-    @pytest.mark.parametrize("arns", [(), ("PendingConfirmation",)], ids=["nobody", "unconfirmed"])
+    @pytest.mark.parametrize(
+        "arns", [(), ("PendingConfirmation",), ("Deleted",)], ids=["nobody", "unconfirmed", "gone"]
+    )
     def test_nobody_has_subscribed(self, arns: tuple[str, ...]) -> None:
         deployed = Deployed()
         deployed.clients["sns"] = Sns(*arns)

@@ -24,6 +24,7 @@ from onboarding_support import Run, deployed, softpos
 from unit_support import RsaPair
 
 from onboarding import issued, kms, signing_request
+from onboarding.deployment import AwsError
 from onboarding.versions import CertificateSecret, Version
 from sandbox.authority import Authority
 from softpos.settings import Settings
@@ -298,6 +299,20 @@ class TestRequestForAKeyInKms:
         run = softpos(*REQUEST, "--key", "kms")
         assert_refused(run, "mutual TLS needs a key of its own", "without --key kms first")
         assert (stack.keys, files(), stack.versions.pending) == ([], set(), None)
+
+    def test_that_comes_to_nothing_gives_up_the_key_that_it_made(
+        self, stack: Stack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stack.with_current()
+
+        def refused(*_: Any) -> None:
+            raise AwsError("AWS refused PutSecretValue (AccessDeniedException)", "let it")
+
+        monkeypatch.setattr(CertificateSecret, "put_pending", refused)
+        run = softpos(*REQUEST, "--key", "kms")
+        (key_id,) = stack.keys
+        assert_refused(run, "AWS refused PutSecretValue", f"the key {key_id} that was made for it is deleted in 7 days")
+        assert stack.kms.describe_key(KeyId=key_id)["KeyMetadata"]["KeyState"] == "PendingDeletion"
 
     def test_has_no_key_for_a_file(self, stack: Stack) -> None:
         stack.with_current()

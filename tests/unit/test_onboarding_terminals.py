@@ -627,11 +627,3 @@ def test_what_is_wrong_in_a_long_list_is_told_before_any_of_it_is_sent(text: str
     assert [line[2:] for line in ended.err.splitlines() if re.match("  [^ ]", line)] == wrong
     assert "nothing was sent" in ended.err
     assert web.sent == []
-
-
-# ---------------------------------------------------------------- for the doctor
-
-
-def test_the_pool_is_counted(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.answers = [page(FIRST, FREE, after="MDA="), page(FREE)]
-    assert terminals.BackOffice(deployed(monkeypatch, ApiUrl=API)).counts() == (2, 1)

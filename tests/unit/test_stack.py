@@ -105,6 +105,10 @@ class TestRoles:
                 if name == "BackOfficePolicy":
                     # Every method and path of the terminals, of this API alone.
                     assert text.endswith(':${Api}/*/*/v1/terminals*"}')
+                elif text.endswith(':key/*"}'):
+                    # Of all keys, those with the stack's tag.
+                    tag = {"aws:ResourceTag/softpos:stack": {"Ref": "AWS::StackName"}}
+                    assert statement["Condition"] == {"StringEquals": tag}, name
                 else:
                     assert "*" not in text, f"{name}: {text}"
         assert {f"{each}Role" for each in API_FUNCTIONS} < seen

@@ -33,9 +33,18 @@ class Steps:
                 if self.ends_before == len(self.changes):
                     raise KeyboardInterrupt
                 self.changes.append(arguments)
+                self._check(arguments)
             return getattr(self.client, operation)(**arguments)
 
         return call
+
+    def _check(self, arguments: dict[str, Any]) -> None:
+        """As Secrets Manager does, and moto for AWSCURRENT alone: a label is taken from the version that has it."""
+        labels = self.client.describe_secret(SecretId=SECRET).get("VersionIdsToStages", {})
+        elsewhere = [each for each, given in labels.items() if arguments["VersionStage"] in given]
+        if "RemoveFromVersionId" not in arguments and elsewhere:
+            error = {"Code": "InvalidParameterException", "Message": "you must explicitly reference that version"}
+            raise ClientError({"Error": error}, "UpdateSecretVersionStage")
 
     @property
     def labels(self) -> dict[str, set[str]]:
@@ -172,6 +181,7 @@ class TestAnEndInBetween:
     def renewing(self, steps: Any, secret: CertificateSecret, signed: dict[str, str]) -> CertificateSecret:
         steps.store(json.dumps({**signed, "as": "old"}), "AWSCURRENT")
         secret.put_pending({**signed, "as": "new"})
+        steps.changes.clear()
         return secret
 
     def ends_before(self, steps: Any, secret: CertificateSecret, change: int) -> CertificateSecret:
@@ -208,6 +218,37 @@ class TestAnEndInBetween:
         assert found.previous is not None
         found.make_current(found.previous)
         assert state(found) == ("old", "new", "new"), "pending again, since its label says so"
+
+
+class TestTwoAtOnce:
+    """Each has read what is pending before the other stored anything."""
+
+    @pytest.mark.parametrize("pending", [False, True], ids=["nothing-pending", "something-pending"])
+    def test_the_later_one_is_told_and_the_earlier_ones_stays(
+        self, steps: Any, secret: CertificateSecret, requested: dict[str, str], signed: dict[str, str], pending: bool
+    ) -> None:
+        steps.store(json.dumps({**signed, "as": "old"}), "AWSCURRENT")
+        if pending:
+            secret.put_pending({**requested, "as": "before"})
+        later = CertificateSecret(steps, SECRET)
+        assert (later.pending is not None) == pending
+        secret.put_pending({**requested, "as": "earlier"})
+        with pytest.raises(CommandError, match="someone else has stored another pending version"):
+            later.put_pending({**requested, "as": "later"})
+        assert state(CertificateSecret(steps, SECRET)) == ("old", "earlier", None)
+        assert {label for labels in steps.labels.values() for label in labels} == {"AWSCURRENT", "AWSPENDING"}
+
+    def test_what_was_stored_while_another_was_activated_stays_pending(
+        self, steps: Any, secret: CertificateSecret, requested: dict[str, str], signed: dict[str, str]
+    ) -> None:
+        steps.store(json.dumps({**signed, "as": "old"}), "AWSCURRENT")
+        secret.put_pending({**signed, "as": "new"})
+        activating = CertificateSecret(steps, SECRET)
+        version = activating.pending
+        assert version is not None
+        secret.put_pending({**requested, "as": "other"})
+        activating.make_current(version)
+        assert state(CertificateSecret(steps, SECRET)) == ("new", "other", "old")
 
 
 class TestAMalformedValue:

@@ -284,11 +284,9 @@ def parse_certificate(secret: str) -> Certificate:
 def parse_pending_certificate(secret: str) -> Certificate | None:
     """The certificate secret as it may be before functions use it; None while its key waits for the certificate.
 
-    That is `{"private_key", "signing_request"}`; anything else is as parse_certificate wants it. Raises
-    MisconfiguredError.
+    Then it has a `signing_request`; anything else is as parse_certificate wants it. Raises MisconfiguredError.
     """
-    members = _object("certificate secret", secret)
-    return None if "signing_request" in members and "certificate" not in members else parse_certificate(secret)
+    return None if "signing_request" in _object("certificate secret", secret) else parse_certificate(secret)
 
 
 def _certificates(where: str, pem: str, member: str = "certificate") -> list[x509.Certificate]:
