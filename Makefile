@@ -8,11 +8,11 @@ export SAM_CLI_TELEMETRY := 0
 unexport AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
 
 READY := .venv/ready
-CODE := functions layers onboarding sandbox delivery tests
+CODE := functions layers onboarding sandbox delivery benchmarks tests
 # A file's tests share what is slow to make. Each worker has a local stack of its own.
 PARALLEL := -n auto --dist loadfile
 
-.PHONY: help run token invoke test format check-format lint types template unit integration e2e soak \
+.PHONY: help run token invoke test format check-format lint types template unit integration e2e soak bench \
   build security workflows audit sbom artefact lock clean
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make unit         the unit tests alone;  make integration  those against the local stack'
 	@echo 'make e2e          the built artefacts, run the way Lambda runs them, and looked into'
 	@echo 'make soak         minutes of enrollments while everything fails at random (MINUTES, SEED, PHONES)'
+	@echo 'make bench        where we stand, into docs/benchmarks.md: minutes, on a quiet machine (SIZE=smallest, ROWS)'
 	@echo 'make format       rewrite the code as make test wants it'
 	@echo 'make build        the artefacts for Lambda, in .aws-sam/build'
 	@echo 'make security     checkov for the templates, zizmor for the workflows;  make workflows  actionlint, with Go'
@@ -61,6 +62,11 @@ unit: $(READY)
 # Minutes of every fault at random: MINUTES=3, SEED=…, PHONES=4.
 soak: $(READY)
 	@PYTHONPATH=layers/softpos exec python -m tests.soak
+
+# All rows, or some: ROWS='assertion warm'. Raw figures go to benchmarks/results.json.
+SIZE := usual
+bench: .venv-bench/ready
+	@PYTHONPATH=layers/softpos exec .venv-bench/bin/python -m benchmarks --size $(SIZE) $(ROWS)
 
 integration: $(READY)
 	pytest tests/integration $(PARALLEL) --allow-hosts=127.0.0.1
@@ -133,6 +139,8 @@ COMPILE := uv pip compile --quiet --generate-hashes --no-emit-index-url --custom
 lock: $(READY)
 	$(COMPILE) --universal --python-version 3.11 requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --universal --python-version 3.11 requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) --universal --python-version 3.11 --constraint requirements/dev.txt requirements/bench.in \
+	  -o requirements/bench.txt
 	$(COMPILE) --universal --python-version 3.11 requirements/security.in -o requirements/security.txt
 	$(COMPILE) --universal --python-version 3.11 requirements/audit.in -o requirements/audit.txt
 	$(COMPILE) --python-platform aarch64-manylinux_2_28 --python-version 3.13 --only-binary :all: \
