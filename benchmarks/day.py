@@ -109,7 +109,7 @@ def run(size: str) -> Row:
     start, total = clock.now, ENROLLMENTS[size]
 
     def new() -> _Environment:
-        made: Any = Nexi(configured, credentials, table, clock, connect=lambda *_: nexi)  # type: ignore[arg-type]
+        made: Any = Nexi(configured, credentials, table, clock, connect=lambda *_: nexi)
         return _Environment(made, clock.now + draw.uniform(*LIFE))
 
     alive: list[_Environment] = []

@@ -129,11 +129,11 @@ def _costs(pairs: int) -> dict[str, dict[str, float]]:
     for number in range(OPERATIONS):
         email, tid = f"operator-{number}@example.com", tids[2 * (pairs // 4 + number)]
         other = f"operator-{number}-b@example.com"
-        measure("assign a TID", lambda email=email, tid=tid: registry.assign(email, tid))  # type: ignore[misc]
-        measure("read what an operator holds", lambda email=email: registry.held_by(email))  # type: ignore[misc]
-        measure("show a TID", lambda tid=tid: registry.show(tid))  # type: ignore[misc]
-        measure("release a TID", lambda tid=tid: registry.release(tid))  # type: ignore[misc]
-        measure("assign any free pair", lambda other=other: registry.assign(other))  # type: ignore[misc]
+        measure("assign a TID", lambda email=email, tid=tid: registry.assign(email, tid))
+        measure("read what an operator holds", lambda email=email: registry.held_by(email))
+        measure("show a TID", lambda tid=tid: registry.show(tid))
+        measure("release a TID", lambda tid=tid: registry.release(tid))
+        measure("assign any free pair", lambda other=other: registry.assign(other))
         measure("list the first 20", lambda: registry.page(limit=20))
     return {
         name: {each: statistics.median(cost[each] for cost in costs) for each in costs[0]}
