@@ -119,7 +119,7 @@ def machine(size: str) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(": ")[2] for line in lines if line.startswith(("model name", "CPU part"))), cpu)
     described = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607 - whichever git it is
         capture_output=True,
         text=True,
         check=False,

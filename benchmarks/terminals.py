@@ -65,7 +65,7 @@ class _Meter:
                 self.items += len(actions)
                 self.written += sum(2 * _units(_size(each.get("Item", {})), 1024) for each in actions)
             else:
-                raise NotImplementedError(operation)
+                raise ValueError(f"nobody has said what {operation} costs")
             return answer
 
         return call

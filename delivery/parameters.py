@@ -32,4 +32,4 @@ def _quoted(value: str) -> str:
 
 
 if __name__ == "__main__":
-    print(parameters(sys.argv[1], sys.argv[2], os.environ.get("PARAMETERS", "")))  # noqa: T201
+    print(parameters(sys.argv[1], sys.argv[2], os.environ.get("PARAMETERS", "")))  # noqa: T201 - for the shell
