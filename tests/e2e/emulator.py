@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.template import Function
+from tests.ports import free_ports
 
 START_SECONDS = 10
 ANSWER_SECONDS = 60
@@ -65,7 +66,7 @@ class Emulator:
 
     def _start(self, path: list[Path], environment: dict[str, str]) -> bool:
         """Whether it is up: somebody may have taken its ports meanwhile."""
-        invocations, api = free_addresses()
+        invocations, api = (f"127.0.0.1:{port}" for port in free_ports(2))
         self._url = f"http://{invocations}/2015-03-31/functions/function/invocations"
         self._process = subprocess.Popen(
             [
@@ -157,10 +158,3 @@ def emulator() -> Path:
     assert found.origin is not None
     kind = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
     return Path(found.origin).parent / "local" / "rapid" / f"aws-lambda-rie-{kind}"
-
-
-def free_addresses() -> tuple[str, str]:
-    """Two that are free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        one, other = (f"127.0.0.1:{each.getsockname()[1]}" for each in (first, second))
-    return one, other

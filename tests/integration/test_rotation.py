@@ -61,3 +61,19 @@ def test_no_enrollment_fails_while_a_certificate_is_replaced(
     assert set(outcomes) == {"before 201", "after 201"}, outcomes
     assert outcomes["after 201"] > PHONES
     assert stack.nexi.counts["reject certificate"] > refused, "the old one was in use, and was refused"
+
+
+def test_what_is_put_right_in_a_secret_serves_the_enrollment_that_would_have_been_refused(
+    start_backend: Callable[..., Backend], stack: LocalStack
+) -> None:
+    """A 400 has the secrets read again: it may be for a redirect_uri, or a key, that a newer version has put right."""
+    app = stack.app
+    application = {"client_id": app.client_id, "client_secret": app.client_secret, "redirect_uri": app.redirect_uri}
+    secret_id = secret(stack, {**application, "redirect_uri": "https://merchant.example/typo"})
+    api = start_backend({"APPLICATION_SECRET_ID": secret_id})
+    assert api.enroll().json()["code"] == "nexi_rejected"
+    client(stack, "secretsmanager").put_secret_value(SecretId=secret_id, SecretString=json.dumps(application))
+    time.sleep(MIN_AGE_SECONDS)
+    served = api.enroll()
+    assert served.status_code == 201
+    assert api.line(served)["mended"] == ["RequestRefusedError"]

@@ -21,6 +21,7 @@ from leaks import leaks, of_key
 from lines import Lines
 
 from sandbox.aws import client
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 PORTS = ("API_PORT", "NEXI_PORT", "AWS_PORT", "CONTROL_PORT")
@@ -103,18 +104,15 @@ def start() -> Iterator[Callable[..., Run]]:
     with ExitStack() as running:
 
         def run(*arguments: str, **environment: str) -> Run:
-            started = Run({**free_ports(), **environment}, *arguments)
+            started = Run({**own_ports(), **environment}, *arguments)
             running.callback(started.close)
             return started
 
         yield run
 
 
-def free_ports() -> dict[str, str]:
-    with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
-        numbers = [str(server.getsockname()[1]) for server in servers]
-    return dict(zip(PORTS, numbers, strict=True))
+def own_ports() -> dict[str, str]:
+    return dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
 
 
 def alive(pid: int) -> bool:
@@ -247,15 +245,15 @@ def short() -> Iterator[dict[str, Run]]:
         taken = running.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = str(taken.getsockname()[1])
         runs = {
-            "once": Run(free_ports(), ONCE="1"),
-            "kms": Run(free_ports(), ONCE="1", SIGNER="kms"),
-            "no signer": Run(free_ports(), ONCE="1", SIGNER="me"),
-            "parameters": Run(free_ports(), ONCE="1", PARAMETERS="SampleAppApi=true Stage=production"),
-            "fails": Run(free_ports(), "-c", FORGETFUL, ONCE="1"),
-            "token": Run(free_ports(), "-m", "sandbox", "token"),
-            "walk": Run(free_ports(), "-m", "sandbox", "walk"),
-            **{f"taken {name}": Run({**free_ports(), name: port}, ONCE="1") for name in PORTS},
-            **{f"no port {name}": Run({**free_ports(), name: value}, ONCE="1") for name, value in NO_PORTS.items()},
+            "once": Run(own_ports(), ONCE="1"),
+            "kms": Run(own_ports(), ONCE="1", SIGNER="kms"),
+            "no signer": Run(own_ports(), ONCE="1", SIGNER="me"),
+            "parameters": Run(own_ports(), ONCE="1", PARAMETERS="SampleAppApi=true Stage=production"),
+            "fails": Run(own_ports(), "-c", FORGETFUL, ONCE="1"),
+            "token": Run(own_ports(), "-m", "sandbox", "token"),
+            "walk": Run(own_ports(), "-m", "sandbox", "walk"),
+            **{f"taken {name}": Run({**own_ports(), name: port}, ONCE="1") for name in PORTS},
+            **{f"no port {name}": Run({**own_ports(), name: value}, ONCE="1") for name, value in NO_PORTS.items()},
         }
         for run in runs.values():
             running.callback(run.close)

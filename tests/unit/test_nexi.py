@@ -192,6 +192,33 @@ class TestTheKeys:
         assert session.asked.count(KEYS_PATH) == 2
 
 
+class TestARefusedRequest:
+    def test_is_worth_another_attempt_when_the_credentials_have_a_newer_version(
+        self, nexi: Nexi, session: Session, store: SimpleNamespace
+    ) -> None:
+        session.next = [(PAR_PATH, 400, {"message": "invalid signature"}, {})]
+        with pytest.raises(NexiRejectedError) as refused:
+            nexi.push(HELD, "device", Deadline(10))
+        newer = Credentials(store.held.application, store.held.certificate)
+        reloads = []
+
+        def get(reload: bool = False) -> Credentials:
+            reloads.append(reload)
+            store.held = newer if reload else store.held
+            return store.held
+
+        store.get = get
+        assert nexi.mend(refused.value, Deadline(10))
+        assert reloads == [True]
+        assert session.asked.count(KEYS_PATH) == 1, "what was refused was not for the keys' sake"
+
+    def test_is_not_when_credentials_keys_and_clock_are_the_same(self, nexi: Nexi, session: Session) -> None:
+        session.next = [(PAR_PATH, 400, {"message": "ContractCode not found."}, {})]
+        with pytest.raises(NexiRejectedError) as refused:
+            nexi.push(HELD, "device", Deadline(10))
+        assert not nexi.mend(refused.value, Deadline(10))
+
+
 class TestTheClock:
     @pytest.mark.parametrize("path", [TOKEN_PATH, KEYS_PATH])
     def test_the_first_assertion_follows_the_first_answer(

@@ -142,10 +142,11 @@ class Nexi:
     def mend(self, error: SoftposError, deadline: Deadline) -> bool:
         """Whether another attempt may succeed where this one failed, having done what it takes.
 
-        A token that was refused is dropped, in both tiers. A refused request may have been made by a clock that has
-        since been found to be off, or for keys that were rotated, which shows in no other way: they are fetched anew,
-        at most once in KEYS_COOLDOWN_SECONDS, and by one environment for all. After refused credentials, a newer
-        version of them is looked for. Asks Nexi at most once.
+        A token that was refused is dropped, in both tiers. After refused credentials, a newer version of them is looked
+        for. So it is after a refused request: it may have been signed with a key that Nexi no longer has for the app,
+        or have said an older redirect_uri. It may also have been made by a clock that has since been found to be off,
+        or for keys that were rotated, which shows in no other way: they are fetched anew, at most once in
+        KEYS_COOLDOWN_SECONDS, and by one environment for all. Asks Nexi at most once.
         """
         if isinstance(error, TokenRefusedError):
             link = self._linked(self._credentials.get())
@@ -154,11 +155,11 @@ class Nexi:
             link.refused_token = error.token.version
             telemetry.count("TokenDropped")
             return True
+        if isinstance(error, CredentialsRefusedError | RequestRefusedError) and self._credentials_renewed():
+            return True
         if isinstance(error, RequestRefusedError):
             clock_moved = abs(self._clock.ahead - error.clock_ahead) > TOLERANCE_SECONDS
             return self._keys_rotated(error.keys, deadline) or clock_moved
-        if isinstance(error, CredentialsRefusedError) and self._link is not None:
-            return self._credentials.get(reload=True) is not self._link.credentials
         return False
 
     def token(self, deadline: Deadline) -> int:
@@ -215,6 +216,9 @@ class Nexi:
         )
         key = link.encryption_key(keys)
         return assertion.seal(claims, link.signer, key, minimal_headers=self._settings.minimal_assertion_headers)
+
+    def _credentials_renewed(self) -> bool:
+        return self._link is not None and self._credentials.get(reload=True) is not self._link.credentials
 
     def _keys_rotated(self, used: Entry, deadline: Deadline) -> bool:
         link = self._linked(self._credentials.get())
