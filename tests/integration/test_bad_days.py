@@ -19,7 +19,7 @@ from typing import Any
 
 import botocore.exceptions
 import pytest
-import requests
+from requests.adapters import HTTPAdapter
 
 from functions.enrollment import app
 from functions.token_refresh import app as refresh_app
@@ -873,13 +873,13 @@ class TestTheWarmPath:
         self, warm: Phone, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         stacks: list[list[str]] = []
-        request = requests.Session.request
+        send = HTTPAdapter.send
 
         def seen(*args: Any, **kwargs: Any) -> Any:
             stacks.append([f"{frame.filename}:{frame.name}" for frame in traceback.extract_stack()])
-            return request(*args, **kwargs)
+            return send(*args, **kwargs)
 
-        monkeypatch.setattr(requests.Session, "request", seen)
+        monkeypatch.setattr(HTTPAdapter, "send", seen)
         assert warm.enroll()[0] == 201
         ((*_, handler), *between) = [
             [frame.rpartition(":")[2]]

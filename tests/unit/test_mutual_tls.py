@@ -64,7 +64,7 @@ def system_bundle(tmp_path: Path, authority: Authority, monkeypatch: pytest.Monk
 
 def context_of(session: MutualTlsSession) -> ssl.SSLContext:
     """The context that HTTPS connections of this session are made with. There is no public way to it."""
-    context: ssl.SSLContext = session._session.get_adapter(URL).poolmanager.connection_pool_kw["ssl_context"]  # type: ignore[attr-defined]  # BaseAdapter declares none
+    context: ssl.SSLContext = session._adapter.poolmanager.connection_pool_kw["ssl_context"]
     return context
 
 
@@ -337,12 +337,21 @@ class TestTheEnvironment:
         monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(netrc))
         # What requests itself does with them. Without this, what follows would prove nothing.
-        assert sent_by(requests.Session()).proxies["https"] == "http://proxy.example:3128"
+        theirs = requests.Session()
+        unplugged = Unplugged(ConnectionError())
+        theirs.mount("https://", unplugged)
+        with pytest.raises(ConnectionError):
+            theirs.get(URL)
+        assert unplugged.sent[0].proxies["https"] == "http://proxy.example:3128"
+        assert unplugged.sent[0].verify == str(netrc)
 
-        sent = sent_by(session._session)
+        session._adapter = unplugged  # type: ignore[assignment]
+        with pytest.raises(NexiUnavailableError):
+            session.send("GET", URL, Deadline(5.0))
+        sent = unplugged.sent[1]
         assert sent.proxies == {}
         assert sent.verify is True
-        assert "Authorization" not in sent.headers
+        assert set(sent.headers) == {"Accept", "Accept-Encoding", "User-Agent"}
 
 
 @dataclasses.dataclass
@@ -363,20 +372,11 @@ class Unplugged(BaseAdapter):
         self.sent: list[Sent] = []
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        self.sent.append(Sent(dict(request.headers), dict(options["proxies"]), options["verify"]))
+        self.sent.append(Sent(dict(request.headers), dict(options.get("proxies", {})), options.get("verify", True)))
         raise self.failure
 
     def close(self) -> None:
         pass
-
-
-def sent_by(session: requests.Session) -> Sent:
-    unplugged = Unplugged(ConnectionError())
-    session.mount("https://", unplugged)
-    with pytest.raises(ConnectionError):
-        session.get(URL)
-    (sent,) = unplugged.sent
-    return sent
 
 
 def verification_error(message: str) -> ssl.SSLCertVerificationError:
@@ -402,7 +402,7 @@ class TestWhatBecomesOfFailures:
         session = MutualTlsSession(certificate, bundle)
 
         def fail(failure: Exception) -> SoftposError:
-            session._session.mount("https://", Unplugged(failure))
+            session._adapter = Unplugged(failure)  # type: ignore[assignment]
             with pytest.raises(SoftposError) as caught:
                 session.send("POST", URL, Deadline(5.0), form={"client_secret": "s3cr3t"})
             assert caught.value.__cause__ is failure
@@ -487,7 +487,7 @@ class TestWhatBecomesOfFailures:
     def test_nothing_is_sent_after_the_deadline(self, certificate: Certificate, bundle: str) -> None:
         session = MutualTlsSession(certificate, bundle)
         unplugged = Unplugged(ConnectionError())
-        session._session.mount("https://", unplugged)
+        session._adapter = unplugged  # type: ignore[assignment]
         clock = Clock(1000.0)
         deadline = Deadline(1.0, clock)
         clock.now += 1.0

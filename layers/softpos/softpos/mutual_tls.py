@@ -1,8 +1,8 @@
 """HTTPS to one server, with a client certificate, a closed list of authorities, and an end in sight.
 
-What `requests` would do by itself and must not: take proxies, netrc and CA bundles from the environment, add certifi's
-bundle to an SSL context of ours, follow redirects, keep cookies, retry, and wait for as long as the server keeps a byte
-coming.
+What a `Session` of requests would do by itself and must not: take proxies, netrc and CA bundles from the environment,
+follow redirects, keep cookies. So there is none, but the adapter under it alone, which would add certifi's bundle to an
+SSL context of ours, retry, and wait for as long as the server keeps a byte coming, and is told not to.
 """
 
 import os
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,8 @@ IDLE_SECONDS = 50.0
 
 _MAX_ADDRESSES = 3
 
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "softpos"}
+
 _deadline: ContextVar[Deadline] = ContextVar("deadline")
 
 
@@ -65,10 +66,7 @@ class MutualTlsSession:
     def __init__(self, certificate: Certificate, ca_bundle: str | None, now: Callable[[], float] = time.time) -> None:
         """Raises MisconfiguredError when the certificate does not load or there is no one to trust."""
         self._certificate = certificate
-        self._session = _Session()
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.mount("https://", _Adapter(_context(certificate, ca_bundle)))
+        self._adapter = _Adapter(_context(certificate, ca_bundle))
         self._now = now
         self._used_at = 0.0
 
@@ -92,17 +90,11 @@ class MutualTlsSession:
         # By the wall clock, which goes on while Lambda has us frozen.
         if not 0 <= self._now() - self._used_at < IDLE_SECONDS:
             self.close()
+        request = requests.Request(method, url, {**_HEADERS, **(headers or {})}, data=form).prepare()
+        timeout = min(CONNECT_SECONDS, remaining), min(READ_SECONDS, remaining)
         token = _deadline.set(deadline)
         try:
-            with self._session.request(
-                method,
-                url,
-                data=form,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity", **(headers or {})},
-                timeout=(min(CONNECT_SECONDS, remaining), min(READ_SECONDS, remaining)),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
+            with self._adapter.send(request, stream=True, timeout=timeout) as response:
                 body = b""
                 # To the end, where urllib3 notices a body that was cut short; or to the limit.
                 while len(body) <= MAX_BODY_BYTES and (chunk := response.raw.read(16_384, decode_content=False)):
@@ -118,7 +110,7 @@ class MutualTlsSession:
 
     def close(self) -> None:
         """Drop every connection. The next request makes a new one."""
-        self._session.close()
+        self._adapter.close()
 
     def _translated(self, error: Exception, method: str, url: str) -> Exception:
         causes = list(_causes(error))
@@ -152,11 +144,6 @@ class _Socket(ssl.SSLSocket):
             timeout = self.gettimeout()
             self.settimeout(remaining if timeout is None else min(timeout, remaining))
         return super().recv_into(buffer, nbytes, flags)
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: even when told not to follow a redirect, requests would read all of its body, and decompress it."""
 
 
 class _Connection(HTTPSConnection):
