@@ -1,13 +1,14 @@
 """Cold starts, the way Lambda makes them: AWS's runtime interface emulator and runtime client, what `sam build` makes.
 
 A fresh process each time. The emulator itself says how long the init phase took, and the invocation. As on Lambda,
-nobody may write bytecode: what the layers do not bring is compiled at each start. Both are measured, with and without;
-the naive handler's layer is as `sam build` makes one by itself, without.
+nobody may write bytecode: what the layers do not bring is compiled at each start. Both are measured, with and without.
+The naive handler has the same packages as they come, and as `sam build` installs them by itself: without.
 """
 
 import compileall
 import dataclasses
 import json
+import os
 import platform
 import py_compile
 import re
@@ -73,11 +74,9 @@ class _Lambda:
         built = build(folder / "built", LAMBDA_PLATFORM=f"{machine}-manylinux_2_28", LAMBDA_PYTHON=python)
         opt = unpacked(built.layers.values(), folder / "opt")
         self.ships = WITH if any(opt.rglob("*.pyc")) else WITHOUT
-        plain = Path(shutil.copytree(opt, folder / "plain", ignore=shutil.ignore_patterns("__pycache__")))
-        compiled = Path(shutil.copytree(plain, folder / "compiled"))
-        compileall.compile_dir(compiled, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-        client = runtime(folder / "runtime")
-        self._paths = {WITHOUT: [plain / "python", client], WITH: [compiled / "python", client]}
+        self.layers = _without_and_with(opt / "python", folder / "layers")
+        self._packages = _without_and_with(_packages(folder / "packages"), folder / "naive")
+        self._client = runtime(folder / "runtime")
         self._functions = stack.template.functions()
         self._sources = {**built.functions, EMPTY: HERE / "empty", NAIVE: HERE / "naive"}
         event = json.loads((HERE.parent / "events" / "enrollment-created.json").read_text())
@@ -93,7 +92,8 @@ class _Lambda:
             self._empty_cache()
         function = self._functions.get(name, self._functions[ENROLLMENT])
         function = dataclasses.replace(function, folder=folder, handler="probe.lambda_handler")
-        with self._emulator(function, kind) as started:
+        packages = self._packages if name == NAIVE else self.layers
+        with self._emulator(function, packages[kind]) as started:
             found: dict[str, float] = started.invoke({"probe": True}).result
             figures = {"init": started.init_ms, "modules": found["modules"], "memory": found["memory"]}
             if enroll:
@@ -104,14 +104,29 @@ class _Lambda:
                 figures["memory after"] = started.invoke({"probe": True}).result["memory"]
         return figures
 
-    def _emulator(self, function: Function, kind: str) -> _Timed:
+    def _emulator(self, function: Function, packages: Path) -> _Timed:
         environment = {**self._stack.aws.environment, "PYTHONDONTWRITEBYTECODE": "1"}
-        return _Timed(function, self._paths[kind], environment)
+        return _Timed(function, [packages, self._client], environment)
 
     def _empty_cache(self) -> None:
         dynamodb, table = self._stack.aws.client("dynamodb"), self._stack.template.existing()["CacheTable"][1]
         for item in dynamodb.scan(TableName=table)["Items"]:
             dynamodb.delete_item(TableName=table, Key={"id": item["id"]})
+
+
+def _packages(folder: Path) -> Path:
+    """What the dependencies layer is made of, as its packages come."""
+    uv, locked = Path(sys.executable).with_name("uv"), HERE.parent / "layers" / "dependencies" / "requirements.txt"
+    how = ["--quiet", "--require-hashes", "--no-compile", "--link-mode", "copy"]
+    subprocess.run([uv, "pip", "install", *how, "--target", folder, "-r", locked], check=True, timeout=300)
+    return folder
+
+
+def _without_and_with(packages: Path, folder: Path) -> dict[str, Path]:
+    plain = Path(shutil.copytree(packages, folder / "plain", ignore=shutil.ignore_patterns("__pycache__")))
+    compiled = Path(shutil.copytree(plain, folder / "compiled"))
+    compileall.compile_dir(compiled, quiet=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    return {WITHOUT: plain, WITH: compiled}
 
 
 Figures = dict[str, list[dict[str, float]]]
@@ -136,16 +151,17 @@ def run(size: str) -> list[Row]:
                         first.setdefault(f"{name}, nothing cached, {kind}", []).append(taken)
                 taken = machine.start(ENROLLMENT, kind, enroll=True, forget=False)
                 first.setdefault(f"{ENROLLMENT}, shared cache warm, {kind}", []).append(taken)
-    with StandIns() as standins:
-        parts = [_parts(standins) for _ in range(ROUNDS[size])]
-    return [_init(init, ROUNDS[size], machine.ships), _first(first, parts, machine.ships)]
+        with StandIns() as standins:
+            rounds = range(ROUNDS[size])
+            parts = [_worker("first", standins, machine.layers[WITH]) for _ in rounds]
+            restored = [_worker("restored", standins, machine.layers[WITH])["cpu"] for _ in rounds]
+    return [_init(init, ROUNDS[size], machine.ships), _first(first, parts, restored, machine.ships)]
 
 
-def _parts(standins: StandIns) -> dict[str, float]:
-    """Where the first invocation goes, in a process that has bytecode."""
+def _worker(mode: str, standins: StandIns, packages: Path) -> dict[str, float]:
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", "first", "1"],
-        env={**standins.environment, "PYTHONPATH": PATH},
+        [sys.executable, "-m", "benchmarks.worker", mode, "1"],
+        env={**standins.environment, "PYTHONPATH": os.pathsep.join([str(packages), PATH])},
         cwd=HERE.parent,
         capture_output=True,
         text=True,
@@ -196,7 +212,8 @@ def _init(figures: Figures, rounds: int, ships: str) -> Row:
         "Init of each function",
         f"AWS's runtime interface emulator and awslambdaric, a fresh process each time, {rounds} rounds in turn. The "
         "time is the emulator's own for the init phase: the interpreter's start, the runtime client, the handler's "
-        "import. The naive handler imports and makes the same libraries at module level (`benchmarks/naive`).",
+        "import. The naive handler imports and makes the same libraries at module level "
+        "(`benchmarks/naive`), of the same versions, as they come.",
         ["function", "init", "quartiles", "modules", "resident", "times the naive"],
         table,
         verdicts,
@@ -210,7 +227,7 @@ def _init(figures: Figures, rounds: int, ships: str) -> Row:
     )
 
 
-def _first(figures: Figures, parts: list[dict[str, float]], ships: str) -> Row:
+def _first(figures: Figures, parts: list[dict[str, float]], restored: list[float], ships: str) -> Row:
     totals, invocations = _one(figures, "total"), _one(figures, "first")
     naive = f"{NAIVE}, nothing cached, {WITHOUT}"
     table = []
@@ -240,9 +257,13 @@ def _first(figures: Figures, parts: list[dict[str, float]], ships: str) -> Row:
         ["contestant", "start to answer", "quartiles", "of that, invocation", "times the naive"],
         table,
         verdicts,
-        [_where(parts)],
+        [
+            _where(parts),
+            f"After a snapshot (SnapStart), which has all that `prepare` made and no connection, there remain "
+            f"{number(Spread.of(restored).median)} ms of the processor, and no init.",
+        ],
         _plot(totals),
-        {"starts": figures, "ships": ships, "parts": parts},
+        {"starts": figures, "ships": ships, "parts": parts, "restored": restored},
     )
 
 

@@ -1,13 +1,17 @@
 """What `make build` makes for Lambda: whose machine its wheels are for, what is inside, and how large it is."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_overloads
 
 import pytest
 from builds import ROOT, Build, files, size, zipped_size
 from packaging.tags import Tag, cpython_tags, parse_tag
 from packaging.utils import canonicalize_name
+
+from softpos import aws
 
 MIB = 1024 * 1024
 KIB = 1024
@@ -21,12 +25,15 @@ BUDGETS = {
     "TerminalsFunction": (12 * KIB, 4 * KIB),
     "TokenRefreshFunction": (4 * KIB, 2 * KIB),
     "SoftposLayer": (512 * KIB, 256 * KIB),
-    "DependenciesLayer": (60 * MIB, 29 * MIB),
+    "DependenciesLayer": (36 * MIB, 13 * MIB),
 }
 """Bytes that each may have, unzipped and zipped, bytecode included. Lambda fetches and unpacks them in a cold start."""
 
 LAMBDAS_LIMIT = 250 * MIB
 """A function with all its layers, unzipped."""
+
+SERVICES = {get_args(each.__annotations__["service"])[0] for each in get_overloads(aws.client)}
+"""Of AWS, those that softpos has clients for."""
 
 GLIBC = (2, 34)
 """Amazon Linux 2023's, under python3.13."""
@@ -49,7 +56,7 @@ def test_all_that_is_built_has_a_budget(for_lambda: Build) -> None:
 
 def test_a_function_with_its_layers_is_far_from_lambdas_limit(for_lambda: Build) -> None:
     layers = sum(size(each) for each in for_lambda.layers.values())
-    assert max(size(each) for each in for_lambda.functions.values()) + layers < LAMBDAS_LIMIT / 3
+    assert max(size(each) for each in for_lambda.functions.values()) + layers < LAMBDAS_LIMIT / 6
 
 
 def test_a_function_is_its_own_source_and_nothing_else(for_lambda: Build) -> None:
@@ -63,6 +70,39 @@ def test_softpos_layer_is_its_own_source_and_nothing_else(for_lambda: Build) -> 
     source = ROOT / "layers" / "softpos" / "softpos"
     wanted = {f"python/softpos/{each.relative_to(source)}" for each in files(source) if each.suffix != ".pyc"}
     assert {each for each in names(for_lambda.layers["SoftposLayer"]) if not each.endswith(".pyc")} == wanted
+
+
+def test_botocore_describes_the_services_that_there_are_clients_for_and_no_other(for_lambda: Build) -> None:
+    data = for_lambda.layers["DependenciesLayer"] / "python" / "botocore" / "data"
+    services = {each.name for each in data.iterdir() if each.is_dir()}
+    assert services == SERVICES
+
+
+def test_what_botocore_no_longer_knows_changes_no_endpoint(for_lambda: Build) -> None:
+    """In today's partitions, and in a region that none of them knows yet."""
+    regions = ["eu-south-1", "us-east-1", "cn-north-1", "us-gov-west-1", "eu-isoe-west-1", "eusc-de-east-1", "xx-new-1"]
+    program = f"""
+import itertools, json, sys
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from botocore.session import get_session
+session, found = get_session(), []
+kinds = [{{}}, {{"use_fips_endpoint": True}}, {{"use_dualstack_endpoint": True}}]
+for service, region, kind in itertools.product({sorted(SERVICES)}, {regions}, kinds):
+    try:
+        client = session.create_client(service, region, config=Config(**kind))
+        found.append([client.meta.endpoint_url, client.meta.partition, client._request_signer.region_name])
+    except BotoCoreError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+    cut, whole = (
+        # Without bytecode: the artefact stays as it was built.
+        subprocess.run([sys.executable, "-B", "-c", program], env=path, capture_output=True, text=True, check=True)
+        for path in ({"PYTHONPATH": str(for_lambda.layers["DependenciesLayer"] / "python")}, {})
+    )
+    assert cut.stdout == whole.stdout
+    assert "https://dynamodb.eu-south-1.amazonaws.com" in cut.stdout
 
 
 def test_nothing_of_tests_sandbox_or_onboarding_is_inside(for_lambda: Build) -> None:

@@ -13,6 +13,7 @@ from botocore.stub import Stubber
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.serialization import pkcs7
 from unit_support import Clock, RsaPair
 
@@ -280,6 +281,17 @@ class TestTheCertificateSecret:
         assert found in str(caught.value)
         assert_tells_nothing_of(caught.value, developer.key_pem)
 
+    @pytest.mark.parametrize("wrong", ["d", "dmp1", "dmq1", "iqmp"])
+    def test_a_key_whose_numbers_do_not_fit_is_found_when_it_is_proved(self, developer: Issued, wrong: str) -> None:
+        secret = with_numbers(developer, wrong)
+        with pytest.raises(MisconfiguredError, match="private_key is no private key in PEM") as caught:
+            parse_certificate(secret)
+        assert_tells_nothing_of(caught.value, json.loads(secret)["private_key"])
+        # OpenSSL looks at what it has signed, and goes the long way if need be.
+        unproved = parse_certificate(secret, prove_key=False).private_key
+        signature = unproved.sign(b"signing input", PKCS1v15(), hashes.SHA256())
+        developer.certificate.public_key().verify(signature, b"signing input", PKCS1v15(), hashes.SHA256())  # type: ignore[union-attr,call-arg]  # an RSA key
+
     @pytest.mark.parametrize(
         "form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL]
     )
@@ -458,6 +470,18 @@ class Secrets:
         return {"SecretString": value, "VersionId": version}
 
 
+def with_numbers(developer: Issued, wrong: str) -> str:
+    """A certificate secret whose key has this one of its numbers wrong."""
+    numbers = developer.key.private_numbers()
+    members = {name: getattr(numbers, name) for name in ("p", "q", "d", "dmp1", "dmq1", "iqmp")}
+    members[wrong] += 2
+    altered = rsa.RSAPrivateNumbers(**members, public_numbers=numbers.public_numbers)
+    pem = altered.private_key(unsafe_skip_rsa_key_validation=True).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return json.dumps({"certificate": developer.certificate_pem, "private_key": pem.decode()})
+
+
 class TestTheStore:
     @pytest.fixture
     def clock(self) -> Clock:
@@ -481,6 +505,12 @@ class TestTheStore:
         assert credentials.application == parse_application(json.dumps(APPLICATION))
         assert credentials.certificate.thumbprint == certificate.thumbprint
         assert secrets.reads == ["application", "certificate"]
+
+    def test_a_key_is_not_proved_while_a_phone_waits(
+        self, store: CredentialStore, secrets: Secrets, developer: Issued
+    ) -> None:
+        secrets.put("certificate", with_numbers(developer, "iqmp"), "v1")
+        assert store.get().certificate.thumbprint == developer.thumbprint
 
     def test_they_are_held_until_their_age_is_reached(
         self, store: CredentialStore, secrets: Secrets, clock: Clock
