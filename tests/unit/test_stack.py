@@ -294,6 +294,33 @@ class TestAlarms:
                     assert metric in self.emitted(), name
                 assert dimensions == {}, name
 
+    def test_what_may_befall_one_of_many_is_watched_as_a_share_of_all(self, stack: dict[str, Any]) -> None:
+        codes = set()
+        for name, alarm in of(stack, "AWS::CloudWatch::Alarm").items():
+            watched = alarm["Properties"]
+            failed = [each for _, metric, each in self.metrics(watched) if metric == "Failed"]
+            if not failed or failed[0]["operation"] != "enrollment":
+                continue
+            codes.add(failed[0]["code"])
+            if failed[0]["code"] in ("misconfigured", "internal_error"):
+                assert (watched["Threshold"], watched["EvaluationPeriods"]) == (1, 1), name
+                continue
+            share, *parts = watched["Metrics"]
+            assert share["Expression"] == "IF(failed >= 3, 100 * failed / invocations, 0)", name
+            found = {each["Id"]: each["MetricStat"]["Metric"]["MetricName"] for each in parts}
+            assert found == {"failed": "Failed", "invocations": "Invocations"}, name
+            assert {(each["MetricStat"]["Period"], each["MetricStat"]["Stat"]) for each in parts} == {(300, "Sum")}
+            assert watched["Threshold"] == {"Ref": "FailureAlarmPercent"}, name
+        assert codes == {
+            "misconfigured",
+            "internal_error",
+            "nexi_rejected",
+            "nexi_unavailable",
+            "nexi_timeout",
+            "signing_unavailable",
+            "registry_busy",
+        }
+
     def test_each_tells_the_topic_and_says_what_to_do(self, stack: dict[str, Any]) -> None:
         for name, alarm in of(stack, "AWS::CloudWatch::Alarm").items():
             assert alarm["Properties"]["AlarmActions"] == [{"Ref": "AlarmTopic"}], name
