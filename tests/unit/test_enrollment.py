@@ -4,11 +4,18 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from unit_support import Clock
 
 from softpos.circuit import OPEN_AFTER_FAILURES, Circuit
 from softpos.deadline import Deadline
 from softpos.enrollment import Enrollment
-from softpos.errors import NexiRejectedError, NexiUnavailableError, SoftposError, TooManyEnrollmentsError
+from softpos.errors import (
+    NexiRejectedError,
+    NexiUnavailableError,
+    OutOfTimeError,
+    SoftposError,
+    TooManyEnrollmentsError,
+)
 from softpos.nexi import PushedAuthorization
 from softpos.terminals import Assignment
 
@@ -111,6 +118,32 @@ def test_the_limit_is_an_operators_and_nexi_hears_nothing_of_what_is_over_it(
         enrollment.enroll("limited@b.c", "device", Deadline(60))
     assert nexi.pushed == 3
     assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
+
+
+@pytest.mark.parametrize("slow", ["registry", "limit"])
+def test_what_aws_has_taken_too_long_for_is_not_begun(nexi: Nexi, circuit: Circuit, slow: str) -> None:
+    clock = Clock(1_000.0)
+
+    def take(part: str) -> None:
+        clock.now += 11 if part == slow else 0
+
+    def held_by(email: str) -> Assignment:
+        take("registry")
+        return Assignment("00012345", "30000001", None, email)
+
+    enrollment = Enrollment(
+        SimpleNamespace(held_by=held_by),  # type: ignore[arg-type]  # fakes
+        nexi,  # type: ignore[arg-type]
+        Once,  # type: ignore[arg-type]
+        SimpleNamespace(admit=lambda _: take("limit")),  # type: ignore[arg-type]
+        circuit,
+    )
+    with pytest.raises(OutOfTimeError, match="no time left for an assertion"):
+        enrollment.enroll("a@b.c", "device", Deadline(10, clock))
+    Once.pushed.clear()
+    with pytest.raises(OutOfTimeError):
+        enrollment.enroll("a@b.c", "device", Deadline(10, clock), "key")
+    assert nexi.pushed == 0
 
 
 def test_an_answer_that_is_repeated_counts_for_no_enrollment(enrollment: Enrollment, nexi: Nexi) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 # These services answer in milliseconds within their region. Should each call of a first enrollment be as slow as this
-# allows, it still ends before Lambda does: the registry, two secrets, and, in haste, the limit and KMS twice. With an
-# Idempotency-Key, whose calls come on top, it may not.
+# allows, it still ends before Lambda does: between two looks at the deadline are at most two secrets and one call in
+# haste, or, all in haste, token, keys, KMS twice, and what an Idempotency-Key leaves behind.
 _ATTEMPTS = 2
 _CONNECT_SECONDS = 0.5
 _READ_SECONDS = 1.0

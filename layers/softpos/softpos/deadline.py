@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from softpos.errors import OutOfTimeError
+
 
 class Deadline:
     """A point in time that work must be done by.
@@ -18,3 +20,10 @@ class Deadline:
     def remaining(self) -> float:
         """Seconds left, never negative."""
         return max(0.0, self._at - self._now())
+
+    def required(self, what: str) -> float:
+        """Seconds left for `what`. Raises OutOfTimeError when there are none."""
+        remaining = self.remaining()
+        if not remaining:
+            raise OutOfTimeError(f"no time left for {what}")
+        return remaining

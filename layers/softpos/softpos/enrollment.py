@@ -57,6 +57,7 @@ class Enrollment:
         no enrollment. Raises SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is
         asked for anything.
         """
+        deadline.required("the registry")
         with telemetry.timed("registry"):
             held = self._registry.held_by(email)
         telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
@@ -68,6 +69,8 @@ class Enrollment:
         mended: set[type[SoftposError]] = set()
         failures = 0
         while True:
+            # What went before may have taken all of it, where AWS is slow.
+            deadline.required("an assertion")
             self._circuit.admit()
             try:
                 pushed = self._nexi.push(held, device_id, deadline)

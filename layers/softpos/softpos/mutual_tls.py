@@ -29,7 +29,6 @@ from softpos.errors import (
     MisconfiguredError,
     NexiTimeoutError,
     NexiUnavailableError,
-    OutOfTimeError,
 )
 
 MAX_BODY_BYTES = 64 * 1024
@@ -84,9 +83,7 @@ class MutualTlsSession:
         Raises NexiTimeoutError at the deadline or when a read takes too long, NexiUnavailableError when there is no
         connection or it breaks, MisconfiguredError when either side refuses the other's certificate.
         """
-        remaining = deadline.remaining()
-        if not remaining:
-            raise OutOfTimeError(f"no time left for {method} {url}")
+        remaining = deadline.required(f"{method} {url}")
         # By the wall clock, which goes on while Lambda has us frozen.
         if not 0 <= self._now() - self._used_at < IDLE_SECONDS:
             self.close()
