@@ -1,13 +1,15 @@
 """`softpos terminals`: the pool of terminal pairs and who holds them, by the back-office API of the deployed stack."""
 
 import csv
+import functools
 import io
 import json as jsonlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -16,7 +18,7 @@ from rich.progress import Progress
 
 from onboarding import console
 from onboarding.deployment import AwsError, CommandError, Deployment, translated
-from onboarding.options import as_json, example, placed
+from onboarding.options import Command, as_json, example, placed
 from softpos.errors import InvalidRequestError
 from softpos.pairs import MAX_PAIRS, PairList, from_csv, from_json, is_identifier
 
@@ -27,6 +29,8 @@ Pair = dict[str, Any]
 """As the API has it: `point_of_sale`, `softpos_tid`, `mpos_tid` and `operator`; None where there is none."""
 
 Kind = Literal["csv", "json"]
+
+Connect = Callable[[], "closing[BackOffice]"]
 
 PATH = "/v1/terminals"
 
@@ -58,8 +62,11 @@ _REMEDIES = {
 class BackOffice:
     """The back-office API of a stack, as this machine's AWS credentials may use it. To be closed."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        """The credentials are those of this moment. Raises AwsError when there are none, or no stack."""
+    def __init__(self, deployment: Deployment, client_certificate: Path | None = None) -> None:
+        """`client_certificate` is a PEM file with its key, for an API with mutual TLS (TruststoreUri).
+
+        The AWS credentials are those of this moment. Raises AwsError when there are none, or no stack.
+        """
         import requests
         from botocore.auth import SigV4Auth
 
@@ -74,6 +81,7 @@ class BackOffice:
         self._http = requests.Session()
         # No proxy stands between this machine and itself.
         self._http.trust_env = deployment.stage != "local"
+        self._http.cert = None if client_certificate is None else str(client_certificate)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -120,7 +128,7 @@ class BackOffice:
             raise CommandError(
                 f"{self._url} did not answer ({type(error).__name__})",
                 "check the network, and whether it was done all the same (softpos terminals list); "
-                "what is asked for twice is done once",
+                "what is asked for twice is done once. An API with TruststoreUri wants --client-certificate",
             ) from error
         return self._read(answer)
 
@@ -261,6 +269,26 @@ def check(parts: Iterable[Batch]) -> None:
         )
 
 
+def connected(command: Command) -> Command:
+    """Options that say where the back-office API is and how to get in; the command gets `connect`, to be closed."""
+
+    @placed
+    @click.option(
+        "--client-certificate",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="SOFTPOS_CLIENT_CERTIFICATE",
+        help="PEM, certificate and key, for an API that asks for one (TruststoreUri).  [$SOFTPOS_CLIENT_CERTIFICATE]",
+    )
+    @functools.wraps(command)
+    def with_office(*args: Any, deployment: Deployment, client_certificate: Path | None, **options: Any) -> Any:
+        def connect() -> "closing[BackOffice]":
+            return closing(BackOffice(deployment, client_certificate))
+
+        return command(*args, connect=connect, **options)
+
+    return with_office
+
+
 @click.group()
 def terminals() -> None:
     """The pool of terminal pairs, and who holds them."""
@@ -274,9 +302,9 @@ def terminals() -> None:
     ),
 )
 @click.argument("file", type=click.File("rb"))
-@placed
+@connected
 @as_json
-def import_(deployment: Deployment, file: Any, json: bool) -> None:
+def import_(connect: Connect, file: Any, json: bool) -> None:
     """Bring pairs into the pool, out of CSV or JSON ('-' for standard input). Pairs that it has stay as they are.
 
     CSV begins with a line that names point_of_sale, softpos_tid and mpos_tid; JSON is a list of objects with these
@@ -290,7 +318,7 @@ def import_(deployment: Deployment, file: Any, json: bool) -> None:
     done = {"imported": 0, "unchanged": 0}
     shown = console.err()
     with (
-        closing(BackOffice(deployment)) as office,
+        connect() as office,
         Progress(console=shown, disable=not shown.is_terminal, transient=True) as progress,
     ):
         for part in progress.track(parts, description="importing"):
@@ -324,14 +352,14 @@ def _stopped(error: CommandError, part: Batch, done: dict[str, int], total: int)
         "softpos terminals list --stage production --operator mario.rossi@example.com",
     ),
 )
-@placed
+@connected
 @click.option("--point-of-sale", help="Of this point of sale alone.")
 @click.option("--state", type=click.Choice(["free", "held"]), help="Those that are free, or held, alone.")
 @click.option("--operator", help="The pair that this operator holds. Goes with no other filter.")
 @click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
 @as_json
 def list_(
-    deployment: Deployment,
+    connect: Connect,
     point_of_sale: str | None,
     state: str | None,
     operator: str | None,
@@ -341,7 +369,7 @@ def list_(
     """Pairs and their operators, sorted by point of sale and TID."""
     if operator and (point_of_sale or state):
         raise click.UsageError("--operator goes with neither --point-of-sale nor --state")
-    with closing(BackOffice(deployment)) as office:
+    with connect() as office:
         if operator:
             found, more = office.call("GET", PATH, query={"operator": operator})["pairs"], False
         else:
@@ -371,17 +399,17 @@ def _tid(_context: click.Context, _parameter: click.Parameter, value: str | None
 )
 @click.argument("operator")
 @click.argument("tid", required=False, callback=_tid)
-@placed
+@connected
 @click.option("--point-of-sale", help="The first free pair of this point of sale.")
 @as_json
-def assign(deployment: Deployment, operator: str, tid: str | None, point_of_sale: str | None, json: bool) -> None:
+def assign(connect: Connect, operator: str, tid: str | None, point_of_sale: str | None, json: bool) -> None:
     """Give OPERATOR, who holds none, the pair with this TID; without one, the first that is free.
 
     OPERATOR is an e-mail, spelled as the SDK is to be given it.
     """
     if tid and point_of_sale:
         raise click.UsageError("pass TID or --point-of-sale, not both")
-    with closing(BackOffice(deployment)) as office:
+    with connect() as office:
         if tid:
             pair = office.call("PUT", f"{PATH}/{tid}/operator", {"operator": operator})
         else:
@@ -392,11 +420,11 @@ def assign(deployment: Deployment, operator: str, tid: str | None, point_of_sale
 
 @terminals.command(epilog=example("softpos terminals release 30000001 --stage staging"))
 @click.argument("tid", callback=_tid)
-@placed
+@connected
 @as_json
-def release(deployment: Deployment, tid: str, json: bool) -> None:
+def release(connect: Connect, tid: str, json: bool) -> None:
     """Take the pair with this TID from whoever holds it, if anyone does. Their next enrollment fails."""
-    with closing(BackOffice(deployment)) as office:
+    with connect() as office:
         pair = office.call("DELETE", f"{PATH}/{tid}/operator")
     _tell(pair, json=json)
 
@@ -409,14 +437,14 @@ def release(deployment: Deployment, tid: str, json: bool) -> None:
 )
 @click.argument("operator")
 @click.argument("tid", required=False, callback=_tid)
-@placed
+@connected
 @click.option("--point-of-sale", help="To the first free pair of this point of sale.")
 @as_json
-def move(deployment: Deployment, operator: str, tid: str | None, point_of_sale: str | None, json: bool) -> None:
+def move(connect: Connect, operator: str, tid: str | None, point_of_sale: str | None, json: bool) -> None:
     """Give OPERATOR another pair for the one that they hold, in one step: that of TID, or of --point-of-sale."""
     if bool(tid) == bool(point_of_sale):
         raise click.UsageError("pass either TID or --point-of-sale")
-    with closing(BackOffice(deployment)) as office:
+    with connect() as office:
         to = {"tid": tid} if tid else {"point_of_sale": point_of_sale}
         pair = office.call("POST", f"{PATH}/moves", {"operator": operator, **to})
     _tell(pair, json=json)

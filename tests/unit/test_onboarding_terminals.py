@@ -219,6 +219,27 @@ def test_authorities_are_those_that_the_aws_command_trusts(web: Web, monkeypatch
     assert [how["verify"] for how in web.sent_with] == [True, "/for/requests.pem", "/for/aws.pem"]
 
 
+def test_an_api_that_asks_for_a_certificate_is_shown_the_one_that_was_passed(
+    web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passed, variable = tmp_path / "passed.pem", tmp_path / "variable.pem"
+    passed.touch()
+    variable.touch()
+    web.answers = [page(), page(), page()]
+    run("list")
+    run("list", "--client-certificate", str(passed))
+    monkeypatch.setenv("SOFTPOS_CLIENT_CERTIFICATE", str(variable))
+    run("list")
+    assert [how["cert"] for how in web.sent_with] == [None, str(passed), str(variable)]
+
+
+def test_a_client_certificate_that_is_not_there_is_a_mistake_before_anything_is_sent(web: Web, tmp_path: Path) -> None:
+    ended = run("list", "--client-certificate", str(tmp_path / "none.pem"))
+    assert ended.status == 2
+    assert "does not exist" in ended.err
+    assert web.sent == []
+
+
 # ---------------------------------------------------------------- what is made of an answer
 
 REFUSALS: dict[str, tuple[Answer, str, str]] = {
