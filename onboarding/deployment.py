@@ -123,6 +123,11 @@ class Deployment:
         return "deploy it, or pass its name with --stack, and check --profile and --region"
 
     @functools.cached_property
+    def parameters(self) -> dict[str, str]:
+        """The stack's parameters, by name."""
+        return {each["ParameterKey"]: each["ParameterValue"] for each in self.description.get("Parameters", [])}
+
+    @functools.cached_property
     def outputs(self) -> dict[str, str]:
         """The stack's outputs, by name."""
         return {each["OutputKey"]: each["OutputValue"] for each in self.description.get("Outputs", [])}

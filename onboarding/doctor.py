@@ -20,7 +20,7 @@ from rich.text import Text
 
 from onboarding import console, issued
 from onboarding.deployment import ALIAS, FUNCTION, Deployment, translated
-from onboarding.options import as_json, example, placed, with_ca_bundle
+from onboarding.options import as_json, example, placed, with_ca_bundle, with_client_certificate
 from onboarding.terminals import PAGE, BackOffice
 from onboarding.trial import Trial
 from onboarding.versions import CertificateSecret
@@ -83,6 +83,7 @@ Outcome = tuple[State, str] | tuple[State, str, str, str]
 )
 @placed
 @with_ca_bundle
+@with_client_certificate
 @click.option("--enroll", "operator", metavar="OPERATOR", help="Have the deployed function push a request for them.")
 @click.option(
     "--no-secrets",
@@ -90,20 +91,29 @@ Outcome = tuple[State, str] | tuple[State, str, str, str]
     help="Read no secret, and leave out what needs one: for a pipeline, where --enroll shows as much.",
 )
 @as_json
-def doctor(deployment: Deployment, ca_bundle: Path | None, operator: str | None, no_secrets: bool, json: bool) -> None:
+def doctor(
+    deployment: Deployment,
+    ca_bundle: Path | None,
+    client_certificate: Path | None,
+    operator: str | None,
+    no_secrets: bool,
+    json: bool,
+) -> None:
     """Check everything that Nexi's support tells people to check, in order.
 
     Exit status: 0 if all is well, 3 if something should be looked at, 1 if something has failed.
     """
     results = []
-    for result in Examination(deployment, ca_bundle, operator, no_secrets=no_secrets).results():
+    for result in Examination(deployment, ca_bundle, operator, client_certificate, no_secrets=no_secrets).results():
         results.append(result)
         if not json:
             _tell(result)
     states = {each.state for each in results}
     if json:
         stack = {"stage": deployment.stage, "stack": deployment.stack}
-        console.say_json({**stack, "well": states == {"ok"}, "checks": [asdict(each) for each in results]})
+        console.say_json(
+            {**stack, "well": not states & {"failed", "warning"}, "checks": [asdict(each) for each in results]}
+        )
     sys.exit(1 if "failed" in states else ATTENTION if "warning" in states else 0)
 
 
@@ -115,10 +125,12 @@ class Examination:
         deployment: Deployment,
         ca_bundle: Path | None = None,
         operator: str | None = None,
+        client_certificate: Path | None = None,
         *,
         no_secrets: bool = False,
     ) -> None:
         self._deployment = deployment
+        self._client_certificate = client_certificate
         self._no_secrets = no_secrets
         self._ca_bundle = ca_bundle
         self._operator = operator
@@ -421,7 +433,9 @@ class Examination:
     # ---------------------------------------------------------------- terminals, and an enrollment
 
     def _terminals(self) -> Outcome:
-        with closing(BackOffice(self._deployment)) as office:
+        if self._client_certificate is None and self._deployment.parameters.get("TruststoreUri"):
+            return "skipped", "the API asks for a client certificate (TruststoreUri): pass --client-certificate"
+        with closing(BackOffice(self._deployment, self._client_certificate)) as office:
             # A pool may have a million pairs: no more of them are counted than one call brings.
             counted = {state: office.pairs(PAGE, state=state) for state in ("free", "held")}
         if not any(pairs for pairs, _ in counted.values()):

@@ -46,6 +46,16 @@ def with_ca_bundle(command: Command) -> Command:
     )(command)
 
 
+def with_client_certificate(command: Command) -> Command:
+    """Option for an API with mutual TLS; the command gets it as `client_certificate`."""
+    return click.option(
+        "--client-certificate",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="SOFTPOS_CLIENT_CERTIFICATE",
+        help="PEM, certificate and key, for an API that asks for one (TruststoreUri).  [$SOFTPOS_CLIENT_CERTIFICATE]",
+    )(command)
+
+
 def as_json(command: Command) -> Command:
     """Option to answer as JSON; the command gets it as `json`."""
     return click.option("--json", is_flag=True, help="Answer as JSON, for machines.")(command)

@@ -6,6 +6,7 @@ import io
 import json as jsonlib
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from rich.progress import Progress
 
 from onboarding import console
 from onboarding.deployment import AwsError, CommandError, Deployment, translated
-from onboarding.options import Command, as_json, example, placed
+from onboarding.options import Command, as_json, example, placed, with_client_certificate
 from softpos.errors import InvalidRequestError
 from softpos.pairs import MAX_PAIRS, PairList, from_csv, from_json, is_identifier
 
@@ -65,7 +66,8 @@ class BackOffice:
     def __init__(self, deployment: Deployment, client_certificate: Path | None = None) -> None:
         """`client_certificate` is a PEM file with its key, for an API with mutual TLS (TruststoreUri).
 
-        The AWS credentials are those of this moment. Raises AwsError when there are none, or no stack.
+        The AWS credentials are those of this moment. Raises AwsError when there are none, or no stack, and CommandError
+        when the certificate is of no use.
         """
         import requests
         from botocore.auth import SigV4Auth
@@ -81,7 +83,9 @@ class BackOffice:
         self._http = requests.Session()
         # No proxy stands between this machine and itself.
         self._http.trust_env = deployment.stage != "local"
-        self._http.cert = None if client_certificate is None else str(client_certificate)
+        if client_certificate is not None:
+            _check(client_certificate)
+            self._http.cert = str(client_certificate)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -269,16 +273,26 @@ def check(parts: Iterable[Batch]) -> None:
         )
 
 
+def _check(client_certificate: Path) -> None:
+    """requests would say of a file that is of no use that the connection failed, and OpenSSL ask for a passphrase."""
+
+    def refuse() -> str:
+        raise ValueError("its key is encrypted")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(client_certificate, password=refuse)
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"{client_certificate} is no certificate with its key ({getattr(error, 'reason', None) or error})",
+            "let it hold both as PEM, the key unencrypted",
+        ) from error
+
+
 def connected(command: Command) -> Command:
     """Options that say where the back-office API is and how to get in; the command gets `connect`, to be closed."""
 
     @placed
-    @click.option(
-        "--client-certificate",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar="SOFTPOS_CLIENT_CERTIFICATE",
-        help="PEM, certificate and key, for an API that asks for one (TruststoreUri).  [$SOFTPOS_CLIENT_CERTIFICATE]",
-    )
+    @with_client_certificate
     @functools.wraps(command)
     def with_office(*args: Any, deployment: Deployment, client_certificate: Path | None, **options: Any) -> Any:
         def connect() -> "closing[BackOffice]":

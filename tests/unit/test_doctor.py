@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +64,7 @@ class Deployed:
         self.nexi_stage = "production" if stage == "production" else "staging"
         self.stack = f"softpos-{stage}"
         self.description = {"StackStatus": status}
+        self.parameters: dict[str, str] = {}
         self.settings = replace(SETTINGS, **settings)
         self.functions = [Function("one", "Active", "Successful"), Function("two", "Active", "Successful")]
         self.outputs = {name: f"the {name}" for name in OUTPUTS}
@@ -222,3 +224,11 @@ class TestTheAlarms:
     def test_are_well(self) -> None:
         result = examined(Deployed(), "alarms")
         assert (result.state, result.found) == ("ok", "none of 2 is raised, 1 subscribed")
+
+
+def test_the_pool_behind_mutual_tls_is_not_looked_at_without_a_certificate() -> None:
+    """And so is no failure that would stop a pipeline."""
+    deployment: Any = SimpleNamespace(parameters={"TruststoreUri": "s3://bucket/truststore.pem"})
+    state, found, *_ = Examination(deployment)._terminals()
+    assert state == "skipped"
+    assert "--client-certificate" in found

@@ -11,6 +11,7 @@ import boto3
 import botocore.session
 import pytest
 import requests
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from onboarding_support import (
@@ -32,6 +33,7 @@ from werkzeug.wrappers import Request
 
 from onboarding import terminals
 from onboarding.terminals import Batch, batches
+from sandbox.authority import Issued
 from sandbox.sigv4 import ForbiddenError, verify
 from softpos import pairs
 
@@ -220,17 +222,33 @@ def test_authorities_are_those_that_the_aws_command_trusts(web: Web, monkeypatch
 
 
 def test_an_api_that_asks_for_a_certificate_is_shown_the_one_that_was_passed(
-    web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    web: Web, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, developer: Issued
 ) -> None:
     passed, variable = tmp_path / "passed.pem", tmp_path / "variable.pem"
-    passed.touch()
-    variable.touch()
+    for file in (passed, variable):
+        file.write_text(developer.certificate_pem + developer.key_pem)
     web.answers = [page(), page(), page()]
     run("list")
     run("list", "--client-certificate", str(passed))
     monkeypatch.setenv("SOFTPOS_CLIENT_CERTIFICATE", str(variable))
     run("list")
     assert [how["cert"] for how in web.sent_with] == [None, str(passed), str(variable)]
+
+
+def test_a_client_certificate_of_no_use_is_named_and_nothing_is_sent_or_asked(
+    web: Web, tmp_path: Path, developer: Issued
+) -> None:
+    encrypted = developer.key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")
+    ).decode()
+    file = tmp_path / "client.pem"
+    for text in ("", developer.certificate_pem, developer.certificate_pem + encrypted, "not PEM"):
+        file.write_text(text)
+        ended = run("list", "--client-certificate", str(file))
+        assert ended.status == 1
+        assert "client.pem is no certificate with its key" in ended.err.replace("\n", "")
+        assert "passphrase" not in ended.err
+    assert web.sent == []
 
 
 def test_a_client_certificate_that_is_not_there_is_a_mistake_before_anything_is_sent(web: Web, tmp_path: Path) -> None:
