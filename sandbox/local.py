@@ -128,9 +128,11 @@ class LocalStack:
         try:
             server = make(port)
         except OSError as error:
+            # Not the next one: that may be another's default.
+            other = port + 1000 if port < 60_000 else port - 1000
             raise PortInUseError(
                 f"{variable}: port {port} on 127.0.0.1 cannot be had ({os.strerror(error.errno or 0).lower()}). "
-                f"Stop what listens there, or choose another: make run {variable}={port + 1}"
+                f"Stop what listens there, or choose another: make run {variable}={other}"
             ) from error
         server.start()
         running.callback(server.stop)
