@@ -401,7 +401,7 @@ class TestOurOwnSlowness:
         late = environment(seconds=1.0)
         for _ in range(OPEN_AFTER_FAILURES + 1):
             status, body, _ = late.enroll()
-            assert (status, body["code"]) == (504, "nexi_timeout")
+            assert (status, body["code"]) == (503, "backend_unavailable")
         late.seconds = 11.0
         assert late.enroll()[0] == 201
 

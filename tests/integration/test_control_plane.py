@@ -145,7 +145,7 @@ def test_a_functions_configuration_is_what_it_runs_with(functions: Any, stack: L
     assert (told["FunctionName"], told["FunctionArn"]) == (FUNCTION, function.arn)
     assert f":{stack.aws.account}:function:{FUNCTION}" in function.arn
     assert (told["Runtime"], told["Handler"]) == ("python3.13", "app.lambda_handler")
-    assert (told["Timeout"], told["MemorySize"]) == (15, 512)
+    assert (told["Timeout"], told["MemorySize"]) == (25, 512)
     assert (told["State"], told["LastUpdateStatus"]) == ("Active", "Successful")
     assert told["Environment"]["Variables"] == function.environment
 

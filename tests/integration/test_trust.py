@@ -19,7 +19,13 @@ from sandbox.authority import Authority, Issued
 from softpos import mutual_tls
 from softpos.credentials import Certificate, parse_certificate
 from softpos.deadline import Deadline
-from softpos.errors import MisconfiguredError, NexiTimeoutError, NexiUnavailableError, SoftposError
+from softpos.errors import (
+    MisconfiguredError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    OutOfTimeError,
+    SoftposError,
+)
 from softpos.mutual_tls import MAX_BODY_BYTES, MutualTlsSession
 
 GOOD = reply("200 OK", b'{"good": true}')
@@ -338,7 +344,7 @@ def test_the_deadline_cuts_a_server_that_never_shakes_hands(peer: Peer) -> None:
 
 def test_a_deadline_that_has_passed_lets_nothing_leave(peer: Peer) -> None:
     server = peer.nexi()
-    with pytest.raises(NexiTimeoutError, match="no time left"):
+    with pytest.raises(OutOfTimeError, match="no time left"):
         peer.session().send("GET", server.url, Deadline(0))
     assert server.connections == 0
 

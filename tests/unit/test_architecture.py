@@ -130,7 +130,7 @@ def test_a_handler_fits_in_fifteen_lines(file: Path) -> None:
 def test_a_handler_reads_no_environment_and_builds_nothing_when_imported(
     file: Path, code_on_path: dict[str, str]
 ) -> None:
-    """In a fresh interpreter with no setting at all. botocore is half of a cold start: it comes with the first call."""
+    """In a fresh interpreter with no setting at all. boto3 comes with the first call: it costs more than all else."""
     program = (
         f"import json, sys; sys.path.insert(0, {str(file.parent)!r}); import app; print(json.dumps([*sys.modules]))"
     )

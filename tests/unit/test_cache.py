@@ -11,7 +11,13 @@ from softpos import mutual_tls
 from softpos.cache import LEASE_SECONDS, TABLE_PAUSE_SECONDS, Cache, CacheTable, Entry
 from softpos.deadline import Deadline
 from softpos.enrollment import DEADLINE_SECONDS
-from softpos.errors import NexiRejectedError, NexiTimeoutError, NexiUnavailableError
+from softpos.errors import (
+    CredentialsRefusedError,
+    NexiRejectedError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    SoftposError,
+)
 from softpos.seal import Seal
 
 NAME = "token#owner"
@@ -445,12 +451,15 @@ class TestStale:
         clock.time += 200
         assert warm.get(NAME, source, Deadline(10)).value == b"value 2"
 
-    def test_a_rejection_is_never_answered_with_something_stale(self, dynamodb: Any, clock: Clock) -> None:
+    @pytest.mark.parametrize("error", [NexiRejectedError("404"), CredentialsRefusedError("403")], ids=str)
+    def test_a_refusal_is_a_failure_like_any(self, dynamodb: Any, clock: Clock, error: SoftposError) -> None:
         source, warm = Source(clock, lifetime=100, stale=1000), environment(dynamodb, clock)
-        warm.get(NAME, source, Deadline(10))
-        source.error = NexiRejectedError("no")
+        old = warm.get(NAME, source, Deadline(10))
+        source.error = error
         clock.time += 200
-        with pytest.raises(NexiRejectedError):
+        assert warm.get(NAME, source, Deadline(10)).value == old.value
+        clock.time += 1000
+        with pytest.raises(type(error)):
             warm.get(NAME, source, Deadline(10))
 
 

@@ -265,8 +265,8 @@ def test_its_line_says_that_a_key_waits_for_its_certificate(stack: Stack, lastin
 @pytest.mark.parametrize(
     ("service", "error", "code"),
     [
-        ("secretsmanager", "ThrottlingException", "internal_error"),
-        ("secretsmanager", "InternalServiceError", "internal_error"),
+        ("secretsmanager", "ThrottlingException", "backend_unavailable"),
+        ("secretsmanager", "InternalServiceError", "backend_unavailable"),
         ("kms", "ThrottlingException", "signing_unavailable"),
         ("kms", "KMSInternalException", "signing_unavailable"),
     ],

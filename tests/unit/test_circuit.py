@@ -122,6 +122,23 @@ def test_a_retry_after_beyond_the_deadline_is_passed_on_and_spares_nexi(circuit:
     circuit.admit()
 
 
+def test_only_failures_in_a_row_are_counted_as_an_open_circuit(
+    circuit: Circuit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is an alarm on it. Nexi asking to be spared is not one."""
+    counted: list[str] = []
+    monkeypatch.setattr("softpos.telemetry.count", counted.append)
+    circuit.failed(NexiUnavailableError("busy", retry_after=30))
+    with pytest.raises(NexiUnavailableError, match="as it asked"):
+        circuit.admit()
+    assert counted == []
+    for _ in range(OPEN_AFTER_FAILURES - 1):
+        circuit.failed(NexiUnavailableError("down"))
+    with pytest.raises(NexiUnavailableError, match="after 5 failures in a row"):
+        circuit.admit()
+    assert counted == ["CircuitOpen"]
+
+
 def test_an_absurd_retry_after_does_not_shut_us_off(circuit: Circuit, clock: Clock) -> None:
     circuit.failed(NexiUnavailableError("busy", retry_after=3600))
     clock.time += MAX_OPEN_SECONDS

@@ -33,7 +33,7 @@ from softpos.credentials import (
     parse_pending_certificate,
     read_secret,
 )
-from softpos.errors import MisconfiguredError, SoftposError
+from softpos.errors import BackendUnavailableError, MisconfiguredError, SoftposError
 
 CLIENT_SECRET = "s3cr3t-of-the-app"
 APPLICATION = {
@@ -292,6 +292,11 @@ class TestTheCertificateSecret:
         signature = unproved.sign(b"signing input", PKCS1v15(), hashes.SHA256())
         developer.certificate.public_key().verify(signature, b"signing input", PKCS1v15(), hashes.SHA256())  # type: ignore[union-attr,call-arg]  # an RSA key
 
+    def test_a_key_that_signs_wrongly_is_found_although_it_is_not_proved(self, developer: Issued) -> None:
+        with pytest.raises(MisconfiguredError, match="private_key is no private key in PEM") as caught:
+            parse_certificate(with_numbers(developer, "d", "dmp1"), prove_key=False)
+        assert_tells_nothing_of(caught.value, developer.key_pem)
+
     @pytest.mark.parametrize(
         "form", [serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL]
     )
@@ -470,11 +475,11 @@ class Secrets:
         return {"SecretString": value, "VersionId": version}
 
 
-def with_numbers(developer: Issued, wrong: str) -> str:
-    """A certificate secret whose key has this one of its numbers wrong."""
+def with_numbers(developer: Issued, *wrong: str) -> str:
+    """A certificate secret whose key has these of its numbers wrong."""
     numbers = developer.key.private_numbers()
     members = {name: getattr(numbers, name) for name in ("p", "q", "d", "dmp1", "dmq1", "iqmp")}
-    members[wrong] += 2
+    members |= {name: members[name] + 2 for name in wrong}
     altered = rsa.RSAPrivateNumbers(**members, public_numbers=numbers.public_numbers)
     pem = altered.private_key(unsafe_skip_rsa_key_validation=True).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -676,8 +681,8 @@ class TestSecretsManager:
             ("AccessDeniedException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
             ("DecryptionFailure", MisconfiguredError, "cannot be read", "kms:Decrypt"),
             ("ValidationException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
-            ("InternalServiceError", SoftposError, "Secrets Manager failed", "service health"),
-            ("ThrottlingException", SoftposError, "Secrets Manager failed", "service health"),
+            ("InternalServiceError", BackendUnavailableError, "Secrets Manager failed", "service health"),
+            ("ThrottlingException", BackendUnavailableError, "Secrets Manager failed", "service health"),
             ("ExpiredTokenException", SoftposError, "Secrets Manager failed", "service health"),
         ],
     )
@@ -700,14 +705,19 @@ class TestSecretsManager:
         assert caught.value.__cause__ is not None
 
     @pytest.mark.parametrize(
-        "failure", [NoCredentialsError(), EndpointConnectionError(endpoint_url="https://aws")], ids=str
+        ("failure", "code"),
+        [
+            (NoCredentialsError(), "internal_error"),
+            (EndpointConnectionError(endpoint_url="https://aws"), "backend_unavailable"),
+        ],
+        ids=str,
     )
-    def test_what_botocore_raises_by_itself_becomes_ours(self, failure: Exception) -> None:
+    def test_what_botocore_raises_by_itself_becomes_ours(self, failure: Exception, code: str) -> None:
         secrets = Secrets()
         secrets.failure = failure
         with pytest.raises(SoftposError, match=type(failure).__name__) as caught:
             CredentialStore(secrets, "a", "c").get()  # type: ignore[arg-type]  # a fake
-        assert caught.value.code == "internal_error"
+        assert caught.value.code == code
 
     def test_a_pending_version_is_asked_for_by_its_label(self, manager: Any) -> None:
         with Stubber(manager) as aws:

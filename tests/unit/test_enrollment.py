@@ -11,6 +11,7 @@ from softpos.deadline import Deadline
 from softpos.enrollment import Enrollment
 from softpos.errors import (
     NexiRejectedError,
+    NexiTimeoutError,
     NexiUnavailableError,
     OutOfTimeError,
     SoftposError,
@@ -144,6 +145,35 @@ def test_what_aws_has_taken_too_long_for_is_not_begun(nexi: Nexi, circuit: Circu
     with pytest.raises(OutOfTimeError):
         enrollment.enroll("a@b.c", "device", Deadline(10, clock), "key")
     assert nexi.pushed == 0
+
+
+def test_what_was_mended_too_late_is_told_as_it_was(nexi: Nexi, circuit: Circuit) -> None:
+    """And not as a lack of time: the log needs what Nexi said."""
+    clock = Clock(1_000.0)
+    registry: Any = SimpleNamespace(held_by=lambda email: Assignment("00012345", "30000001", None, email))
+    limit: Any = Limit(3)
+
+    def mend(*_: Any) -> bool:
+        clock.now += 11
+        return True
+
+    nexi.mend = mend  # type: ignore[method-assign]
+    nexi.next = [NexiRejectedError("ContractCode not found.")]
+    enrollment = Enrollment(registry, nexi, Once, limit, circuit)  # type: ignore[arg-type]  # fakes
+    with pytest.raises(NexiRejectedError, match="ContractCode"):
+        enrollment.enroll("a@b.c", "device", Deadline(10, clock))
+    assert nexi.pushed == 1
+
+
+def test_a_time_that_nexi_took_is_told_as_nexis(enrollment: Enrollment, nexi: Nexi) -> None:
+    slow = NexiTimeoutError("POST … got no answer in time")
+    nexi.next = [slow, OutOfTimeError("no time left for POST …")]
+    with pytest.raises(NexiTimeoutError) as told:
+        enrollment.enroll("a@b.c", "device", Deadline(60))
+    assert told.value is slow
+    nexi.next = [OutOfTimeError("no time left for POST …")]
+    with pytest.raises(OutOfTimeError):
+        enrollment.enroll("a@b.c", "device", Deadline(60))
 
 
 def test_an_answer_that_is_repeated_counts_for_no_enrollment(enrollment: Enrollment, nexi: Nexi) -> None:

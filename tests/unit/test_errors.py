@@ -1,4 +1,5 @@
 from softpos.errors import (
+    BackendUnavailableError,
     EnrollmentInProgressError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
@@ -36,6 +37,7 @@ def test_codes_are_what_the_phone_was_promised() -> None:
         OperatorHoldsTerminalError.__name__: "operator_holds_terminal",
         PairsRefusedError.__name__: "pairs_refused",
         RegistryBusyError.__name__: "registry_busy",
+        BackendUnavailableError.__name__: "backend_unavailable",
         SigningUnavailableError.__name__: "signing_unavailable",
         TooManyEnrollmentsError.__name__: "too_many_enrollments",
         IdempotencyKeyReusedError.__name__: "idempotency_key_reused",

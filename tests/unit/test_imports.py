@@ -54,15 +54,6 @@ def test_every_handler_is_in_the_list() -> None:
     assert names() == sorted(PACKAGES)
 
 
-def test_a_client_brings_none_of_what_boto3_has_beside_it(code_on_path: dict[str, str]) -> None:
-    program = "import json, sys\nfrom softpos import aws\naws.client('dynamodb')\nprint(json.dumps([*sys.modules]))"
-    environment = {**code_on_path, "AWS_DEFAULT_REGION": "eu-south-1"}
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    packages = {each.partition(".")[0] for each in json.loads(run.stdout)}
-    assert "botocore" in packages
-    assert not {"boto3", "s3transfer"} & packages
-
-
 @pytest.mark.parametrize("name", names())
 def test_a_handler_imports_the_listed_packages_and_no_other(name: str, code_on_path: dict[str, str]) -> None:
     run = subprocess.run(

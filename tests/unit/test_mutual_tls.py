@@ -32,6 +32,7 @@ from softpos.errors import (
     MisconfiguredError,
     NexiTimeoutError,
     NexiUnavailableError,
+    OutOfTimeError,
     SoftposError,
 )
 from softpos.mutual_tls import MutualTlsSession
@@ -433,6 +434,12 @@ class TestWhatBecomesOfFailures:
                 "Nexi ended the handshake (TLSV13_ALERT_CERTIFICATE_REQUIRED)",
                 id="an-alert-for-no-certificate",
             ),
+            pytest.param(
+                wrapped(tls_error("TLSV1_ALERT_INTERNAL_ERROR")),
+                NexiUnavailableError,
+                "failed",
+                id="an-alert-about-nexi-itself",
+            ),
             pytest.param(requests.ConnectTimeout(), NexiTimeoutError, "got no answer in time", id="connect-timeout"),
             pytest.param(requests.ReadTimeout(), NexiTimeoutError, "got no answer in time", id="read-timeout"),
             pytest.param(wrapped(TimeoutError()), NexiTimeoutError, "got no answer in time", id="timeout-of-a-socket"),
@@ -484,6 +491,24 @@ class TestWhatBecomesOfFailures:
         assert certificate.thumbprint in raised
         assert f"{certificate.not_after:%Y-%m-%d}" in raised
 
+    @pytest.mark.parametrize(
+        "alert",
+        [
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+            "SSLV3_ALERT_CERTIFICATE_REVOKED",
+            "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+            "SSLV3_ALERT_HANDSHAKE_FAILURE",
+            "TLSV1_ALERT_ACCESS_DENIED",
+            "TLSV1_ALERT_DECRYPT_ERROR",
+        ],
+    )
+    def test_an_alert_about_what_we_have_shown_is_ours_to_mend(
+        self, failing: Callable[[Exception], SoftposError], alert: str
+    ) -> None:
+        assert isinstance(failing(wrapped(tls_error(alert))), CredentialsRefusedError)
+
     def test_nothing_is_sent_after_the_deadline(self, certificate: Certificate, bundle: str) -> None:
         session = MutualTlsSession(certificate, bundle)
         unplugged = Unplugged(ConnectionError())
@@ -491,7 +516,7 @@ class TestWhatBecomesOfFailures:
         clock = Clock(1000.0)
         deadline = Deadline(1.0, clock)
         clock.now += 1.0
-        with pytest.raises(NexiTimeoutError, match="no time left for GET"):
+        with pytest.raises(OutOfTimeError, match="no time left for GET"):
             session.send("GET", URL, deadline)
         assert unplugged.sent == []
 

@@ -20,7 +20,15 @@ from softpos.credentials import Application, Certificate, Credentials, parse_cer
 from softpos.deadline import Deadline
 from softpos.errors import NexiRejectedError, NexiUnavailableError
 from softpos.mutual_tls import Answer
-from softpos.nexi import KEYS_PATH, KEYS_SECONDS, MAX_REQUEST_URI_SECONDS, PAR_PATH, TOKEN_PATH, Nexi
+from softpos.nexi import (
+    KEYS_COOLDOWN_SECONDS,
+    KEYS_PATH,
+    KEYS_SECONDS,
+    MAX_REQUEST_URI_SECONDS,
+    PAR_PATH,
+    TOKEN_PATH,
+    Nexi,
+)
 from softpos.settings import Settings
 from softpos.terminals import Assignment
 
@@ -217,6 +225,42 @@ class TestARefusedRequest:
         with pytest.raises(NexiRejectedError) as refused:
             nexi.push(HELD, "device", Deadline(10))
         assert not nexi.mend(refused.value, Deadline(10))
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 503])
+    def test_is_what_the_phone_hears_of_whatever_the_keys_endpoint_says(
+        self, nexi: Nexi, session: Session, clock: Clock, status: int
+    ) -> None:
+        session.next = [(PAR_PATH, 400, {"message": "ContractCode not found."}, {}), (KEYS_PATH, status, {}, {})]
+        with pytest.raises(NexiRejectedError) as refused:
+            nexi.push(HELD, "device", Deadline(10))
+        clock.now += KEYS_COOLDOWN_SECONDS
+        assert not nexi.mend(refused.value, Deadline(10))
+        assert session.asked.count(KEYS_PATH) == 2
+
+    def test_is_not_looked_into_when_there_is_no_time_for_another_attempt(
+        self, nexi: Nexi, session: Session, store: SimpleNamespace
+    ) -> None:
+        session.next = [(PAR_PATH, 400, {"message": "ContractCode not found."}, {})]
+        with pytest.raises(NexiRejectedError) as refused:
+            nexi.push(HELD, "device", Deadline(10))
+        store.get = lambda reload=False: pytest.fail("nobody waits for it") if reload else store.held
+        assert not nexi.mend(refused.value, Deadline(0))
+
+    def test_is_looked_into_no_further_when_the_secrets_took_all_the_time(
+        self, nexi: Nexi, session: Session, store: SimpleNamespace, clock: Clock
+    ) -> None:
+        session.next = [(PAR_PATH, 400, {"message": "ContractCode not found."}, {})]
+        with pytest.raises(NexiRejectedError) as refused:
+            nexi.push(HELD, "device", Deadline(10, clock))
+        clock.now += KEYS_COOLDOWN_SECONDS
+
+        def slowly(reload: bool = False) -> Credentials:
+            clock.now += 8
+            return store.held
+
+        store.get = slowly
+        assert not nexi.mend(refused.value, Deadline(5, clock))
+        assert session.asked.count(KEYS_PATH) == 1
 
 
 class TestTheClock:

@@ -9,6 +9,7 @@ import pytest
 
 from softpos import problems
 from softpos.errors import (
+    BackendUnavailableError,
     CredentialsRefusedError,
     EnrollmentInProgressError,
     IdempotencyKeyReusedError,
@@ -52,7 +53,8 @@ DOCUMENTED = [
     pytest.param(MisconfiguredError("s3cr3t", "s3cr3t"), "misconfigured", 500, id="misconfigured"),
     pytest.param(NexiUnavailableError("s3cr3t", "s3cr3t"), "nexi_unavailable", 503, id="nexi_unavailable"),
     pytest.param(NexiTimeoutError("s3cr3t", "s3cr3t"), "nexi_timeout", 504, id="nexi_timeout"),
-    pytest.param(OutOfTimeError("s3cr3t"), "nexi_timeout", 504, id="out-of-time"),
+    pytest.param(BackendUnavailableError("s3cr3t"), "backend_unavailable", 503, id="backend_unavailable"),
+    pytest.param(OutOfTimeError("s3cr3t"), "backend_unavailable", 503, id="out-of-time"),
     pytest.param(SoftposError("s3cr3t", "s3cr3t"), "internal_error", 500, id="internal_error"),
     pytest.param(RuntimeError("s3cr3t"), "internal_error", 500, id="anything-else"),
 ]
@@ -85,7 +87,7 @@ class TestTheTable:
     def test_only_where_trying_again_may_help_is_it_said_when(self, error: Exception, code: str, status: int) -> None:
         headers = problems.problem(error, "request-1")["headers"]
         again = {"nexi_unavailable", "nexi_timeout", "enrollment_in_progress", "registry_busy", "too_many_enrollments"}
-        again |= {"signing_unavailable"}
+        again |= {"signing_unavailable", "backend_unavailable"}
         assert ("retry-after" in headers) == (code in again)
         assert headers.get("retry-after", "5").isdigit()
 

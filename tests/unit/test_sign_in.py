@@ -20,7 +20,7 @@ from moto import mock_aws
 from unit_support import Lines
 
 from softpos import aws, sign_in, telemetry
-from softpos.errors import MisconfiguredError, SoftposError
+from softpos.errors import BackendUnavailableError, MisconfiguredError, SoftposError
 from softpos.settings import Settings
 
 PASSWORD = "Sandbox-1234"
@@ -202,24 +202,27 @@ class TestAFailure:
         assert "cognito-idp:AdminInitiateAuth" in line["remedy"]
 
     @pytest.mark.parametrize(
-        "failing",
+        ("failing", "kind", "code"),
         [
-            refusal("InternalErrorException"),
-            refusal("LimitExceededException"),
-            EndpointConnectionError(endpoint_url="https://aws"),
-            ReadTimeoutError(endpoint_url="https://aws"),
-            NoCredentialsError(),
-            ParamValidationError(report=f"Invalid length for parameter AuthParameters.PASSWORD, value: {PASSWORD}"),
+            (refusal("InternalErrorException"), BackendUnavailableError, "backend_unavailable"),
+            (EndpointConnectionError(endpoint_url="https://aws"), BackendUnavailableError, "backend_unavailable"),
+            (ReadTimeoutError(endpoint_url="https://aws"), BackendUnavailableError, "backend_unavailable"),
+            (refusal("LimitExceededException"), SoftposError, "internal_error"),
+            (NoCredentialsError(), SoftposError, "internal_error"),
+            (
+                ParamValidationError(report=f"… AuthParameters.PASSWORD, value: {PASSWORD}"),
+                SoftposError,
+                "internal_error",
+            ),
         ],
-        ids=aws.error_code,
     )
     def test_cognito_failing_is_nobodys_refusal(
-        self, monkeypatch: pytest.MonkeyPatch, lines: Lines, failing: Exception
+        self, monkeypatch: pytest.MonkeyPatch, lines: Lines, failing: Exception, kind: type[SoftposError], code: str
     ) -> None:
         cognito_says(monkeypatch, failing)
         error, line = failure(lines)
-        assert (type(error), error.code) == (SoftposError, "internal_error")
+        assert (type(error), error.code) == (kind, code)
         assert str(error).startswith("Cognito failed (")
         assert error.__cause__ is failing
         assert line["level"] == "ERROR"
-        assert [cause.split(" ")[0].rstrip(":") for cause in line["causes"]] == ["SoftposError", type(failing).__name__]
+        assert [cause.split(" ")[0].rstrip(":") for cause in line["causes"]] == [kind.__name__, type(failing).__name__]

@@ -184,7 +184,12 @@ class TestVersions:
             condition, stopping, none = group["Properties"]["AlarmConfiguration"]["Fn::If"]
             assert (condition, none.get("Alarms", [])) == ("RollsBackOnAlarms", [])
             alarms = {each["Name"]["Ref"] for each in stopping["Alarms"]}
-            assert alarms == {"FunctionsFail", "EnrollmentsMisconfigured", "EnrollmentsFailUnexpectedly"}
+            assert alarms == {
+                "FunctionsFail",
+                "OtherRequestsFail",
+                "EnrollmentsMisconfigured",
+                "EnrollmentsFailUnexpectedly",
+            }
             assert "DEPLOYMENT_STOP_ON_ALARM" in group["Properties"]["AutoRollbackConfiguration"]["Events"]
 
 
@@ -306,9 +311,11 @@ class TestAlarms:
                 assert (watched["Threshold"], watched["EvaluationPeriods"]) == (1, 1), name
                 continue
             share, *parts = watched["Metrics"]
-            assert share["Expression"] == "IF(failed >= 3, 100 * failed / invocations, 0)", name
+            enough = "failed >= 3 OR FILL(succeeded, 0) == 0"
+            assert share["Expression"] == f"IF({enough}, 100 * failed / (failed + FILL(succeeded, 0)), 0)", name
             found = {each["Id"]: each["MetricStat"]["Metric"]["MetricName"] for each in parts}
-            assert found == {"failed": "Failed", "invocations": "Invocations"}, name
+            assert found == {"failed": "Failed", "succeeded": "Succeeded"}, name
+            assert {each["operation"] for _, _, each in self.metrics(watched)} == {"enrollment"}, name
             assert {(each["MetricStat"]["Period"], each["MetricStat"]["Stat"]) for each in parts} == {(300, "Sum")}
             assert watched["Threshold"] == {"Ref": "FailureAlarmPercent"}, name
         assert codes == {
@@ -318,8 +325,18 @@ class TestAlarms:
             "nexi_unavailable",
             "nexi_timeout",
             "signing_unavailable",
+            "backend_unavailable",
             "registry_busy",
         }
+
+    def test_what_the_other_functions_answer_is_watched_too(self, stack: dict[str, Any]) -> None:
+        watched = stack["OtherRequestsFail"]["Properties"]
+        seen = {(each["operation"], each["code"]) for _, _, each in self.metrics(watched)}
+        others = {"app_configuration", "encryption_keys", "terminals"}
+        assert seen == {(each, code) for each in others for code in ("internal_error", "misconfigured")}
+        summed, *parts = watched["Metrics"]
+        assert summed["Expression"].split(" + ") == [f"FILL({each['Id']}, 0)" for each in parts]
+        assert (watched["Threshold"], watched["EvaluationPeriods"]) == (1, 1)
 
     def test_each_tells_the_topic_and_says_what_to_do(self, stack: dict[str, Any]) -> None:
         for name, alarm in of(stack, "AWS::CloudWatch::Alarm").items():

@@ -698,7 +698,7 @@ class TestEveryRoute:
         [
             pytest.param("ResourceNotFoundException", 500, "misconfigured", id="table-missing"),
             pytest.param("AccessDeniedException", 500, "misconfigured", id="not-allowed"),
-            pytest.param("InternalServerError", 500, "internal_error", id="dynamodb-failing"),
+            pytest.param("InternalServerError", 503, "backend_unavailable", id="dynamodb-failing"),
         ],
     )
     def test_what_dynamodb_says_stays_inside(

@@ -1,11 +1,13 @@
 """AWS clients: one botocore session, built on first use, bounded in time, deaf to the environment's proxies.
 
-They are what `boto3.client` gives. boto3's own session brings S3's transfers along, and for nothing here twice the
-import of what it is made of. Even so, it is made late: it costs more than everything else of ours together.
+boto3 is imported here and late: it costs more to import than everything else of ours together.
 """
 
 import functools
+import re
 from typing import TYPE_CHECKING, Any, Literal, overload
+
+from softpos.errors import BackendUnavailableError, SoftposError
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp import CognitoIdentityProviderClient
@@ -63,19 +65,35 @@ def _client(service: str, hasty: bool) -> Any:
         user_agent="softpos",
     )
     # verify=True is botocore's own bundle; None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
-    made = _session().create_client(service, config=config, verify=True)
+    made = _session().client(service, config=config, verify=True)
     _clients.append(made)
     return made
 
 
 @functools.cache
 def _session() -> Any:
-    import botocore.session
+    import boto3
 
-    return botocore.session.get_session()
+    return boto3.session.Session()
 
 
 def error_code(error: Exception) -> str:
     """AWS's code for a failed call, such as `ResourceNotFoundException`; the exception's name when AWS gave none."""
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code") or type(error).__name__)
+
+
+def failure(what: str, error: Exception) -> SoftposError:
+    """What a failed call is, where its code says nothing of ours: BackendUnavailableError when the service fails for
+    the moment, SoftposError for anything else.
+    """
+    from botocore import exceptions
+
+    code = error_code(error)
+    message, remedy = f"{what} ({code})", "see the cause and AWS's service health"
+    if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError) or _PASSING.search(code):
+        return BackendUnavailableError(message, remedy)
+    return SoftposError(message, remedy)
+
+
+_PASSING = re.compile("^Internal|Unavailable|Throttling|TooManyRequests")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from softpos import aws, telemetry
 from softpos.aws import error_code
 from softpos.deadline import Deadline
-from softpos.errors import NexiTimeoutError, NexiUnavailableError
+from softpos.errors import SoftposError
 from softpos.seal import Seal
 from softpos.settings import settings
 
@@ -86,7 +86,7 @@ class Cache:
         """The entry called `name`: from memory, from the table, or from `fetch`, which one environment calls for all.
 
         Entries that are not `fit` are passed over. With `usable_for`, one that is shared and stays usable for so many
-        seconds: memory is asked only when the table fails. Else, when Nexi fails, an older entry serves until its
+        seconds: memory is asked only when the table fails. Else, when `fetch` fails, an older entry serves until its
         `stale_until`. Raises what `fetch` raises.
         """
         held = self._memory.get(name)
@@ -94,7 +94,7 @@ class Cache:
             return held
         try:
             entry = self._fly(name, fetch, deadline, usable_for, fit)
-        except (NexiUnavailableError, NexiTimeoutError):
+        except SoftposError:
             stale = self._memory.get(name)
             if usable_for or stale is None or not fit(stale) or self._now() >= stale.stale_until:
                 raise

@@ -46,9 +46,12 @@ class Circuit:
         """
         left = self._open_until - self._now()
         if 0 < left <= MAX_OPEN_SECONDS:
-            telemetry.count("CircuitOpen")
+            why = "as it asked (Retry-After)"
+            if self._failures >= OPEN_AFTER_FAILURES:
+                telemetry.count("CircuitOpen")
+                why = f"after {self._failures} failures in a row"
             raise NexiUnavailableError(
-                f"Nexi is being spared for {left:.0f} s more, after {self._failures} failures in a row",
+                f"Nexi is being spared for {left:.0f} s more, {why}",
                 "see the failures before this line; it ends by itself with the first success",
                 retry_after=math.ceil(left),
             )

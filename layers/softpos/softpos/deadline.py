@@ -25,5 +25,8 @@ class Deadline:
         """Seconds left for `what`. Raises OutOfTimeError when there are none."""
         remaining = self.remaining()
         if not remaining:
-            raise OutOfTimeError(f"no time left for {what}")
+            raise OutOfTimeError(
+                f"no time left for {what}",
+                "the line's registry_ms, token_ms and keys_ms say what was slow; see AWS's service health",
+            )
         return remaining

@@ -67,25 +67,28 @@ class Enrollment:
             return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
         self._limit.admit(held.operator)
         mended: set[type[SoftposError]] = set()
-        failures = 0
+        failures: list[SoftposError] = []
+        # What went before may have taken all of it, where AWS is slow.
+        deadline.required("an assertion")
         while True:
-            # What went before may have taken all of it, where AWS is slow.
-            deadline.required("an assertion")
             self._circuit.admit()
             try:
                 pushed = self._nexi.push(held, device_id, deadline)
-            except OutOfTimeError:
-                raise
             except (NexiUnavailableError, NexiTimeoutError) as error:
-                failures += 1
-                telemetry.note(failed_attempts=failures)
+                failures.append(error)
+                telemetry.note(failed_attempts=len(failures))
                 self._circuit.failed(error)
-                self._sleep(self._circuit.pause(failures, error, deadline))
+                self._sleep(self._circuit.pause(len(failures), error, deadline))
+            except OutOfTimeError:
+                if not failures:
+                    raise
+                # What took the time. Its cause is its own.
+                raise failures[-1] from failures[-1].__cause__
             except SoftposError as error:
                 if isinstance(error, NexiRejectedError):
                     self._circuit.answered()
-                # Each remedy once: what it did not cure, it will not.
-                if type(error) in mended or not self._nexi.mend(error, deadline):
+                # Each remedy once: what it did not cure, it will not. And none that leaves no time for another attempt.
+                if type(error) in mended or not self._nexi.mend(error, deadline) or not deadline.remaining():
                     raise
                 mended.add(type(error))
                 telemetry.note(mended=sorted(each.__name__ for each in mended))

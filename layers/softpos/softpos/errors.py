@@ -119,6 +119,16 @@ class CredentialsRefusedError(MisconfiguredError):
     """When Nexi refuses the certificate, the client id or the client secret that we have."""
 
 
+class BackendUnavailableError(SoftposError):
+    """When DynamoDB, Secrets Manager or Cognito fails for the moment."""
+
+    code = "backend_unavailable"
+
+
+class OutOfTimeError(BackendUnavailableError):
+    """When no time was left to ask Nexi: it was spent on what went before."""
+
+
 class SigningUnavailableError(SoftposError):
     """When KMS, which signs the assertion, throttles or fails."""
 
@@ -141,7 +151,3 @@ class NexiTimeoutError(SoftposError):
     """When Nexi had not answered in time."""
 
     code = "nexi_timeout"
-
-
-class OutOfTimeError(NexiTimeoutError):
-    """When no time was left to ask Nexi at all: ours was spent elsewhere, and says nothing of Nexi."""

@@ -87,10 +87,10 @@ class MutualTlsSession:
         # By the wall clock, which goes on while Lambda has us frozen.
         if not 0 <= self._now() - self._used_at < IDLE_SECONDS:
             self.close()
-        request = requests.Request(method, url, {**_HEADERS, **(headers or {})}, data=form).prepare()
         timeout = min(CONNECT_SECONDS, remaining), min(READ_SECONDS, remaining)
         token = _deadline.set(deadline)
         try:
+            request = requests.Request(method, url, {**_HEADERS, **(headers or {})}, data=form).prepare()
             with self._adapter.send(request, stream=True, timeout=timeout) as response:
                 body = b""
                 # To the end, where urllib3 notices a body that was cut short; or to the limit.
@@ -117,7 +117,7 @@ class MutualTlsSession:
                     f"{url}: the server's certificate is not to be trusted ({cause.verify_message})",
                     "check NEXI_BASE_URL, and NEXI_CA_BUNDLE if it is set: it must hold the server's authority",
                 )
-            if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+            if isinstance(cause, ssl.SSLError) and _refuses_us(cause.reason or ""):
                 return CredentialsRefusedError(
                     f"{url}: Nexi ended the handshake ({cause.reason}); it saw {self._certificate.subject}, "
                     f"SHA-256 {self._certificate.thumbprint}, valid until {self._certificate.not_after:%Y-%m-%d}",
@@ -127,6 +127,14 @@ class MutualTlsSession:
             return NexiTimeoutError(f"{method} {url} got no answer in time ({type(causes[-1]).__name__})")
         reason = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
         return NexiUnavailableError(f"{method} {url} failed ({reason or type(causes[-1]).__name__})")
+
+
+def _refuses_us(reason: str) -> bool:
+    """Whether it is an alert about what we have shown (RFC 8446 section 6.2), and not about Nexi's own state."""
+    return "ALERT" in reason and any(each in reason for each in _ABOUT_US)
+
+
+_ABOUT_US = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
 
 class _Socket(ssl.SSLSocket):

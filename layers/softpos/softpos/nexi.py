@@ -20,7 +20,6 @@ from softpos.deadline import Deadline
 from softpos.errors import (
     CredentialsRefusedError,
     NexiRejectedError,
-    NexiTimeoutError,
     NexiUnavailableError,
     SoftposError,
 )
@@ -155,9 +154,11 @@ class Nexi:
             link.refused_token = error.token.version
             telemetry.count("TokenDropped")
             return True
+        if not deadline.remaining():
+            return False
         if isinstance(error, CredentialsRefusedError | RequestRefusedError) and self._credentials_renewed():
             return True
-        if isinstance(error, RequestRefusedError):
+        if isinstance(error, RequestRefusedError) and deadline.remaining():
             clock_moved = abs(self._clock.ahead - error.clock_ahead) > TOLERANCE_SECONDS
             return self._keys_rotated(error.keys, deadline) or clock_moved
         return False
@@ -235,7 +236,8 @@ class Nexi:
             newer = link.cache.get(
                 link.keys_name, fetch, deadline, fit=lambda entry: entry.fetched_at > used.fetched_at
             )
-        except (NexiUnavailableError, NexiTimeoutError):
+        except SoftposError:
+            # Nexi fails, or will not give them: what PAR said is what the phone is to hear of.
             return False
         return newer.value != used.value
 

@@ -32,6 +32,7 @@ _PROBLEMS = {
     "terminal_not_assigned": (409, "No terminal is assigned", "The operator holds no terminal. Have one assigned."),
     "idempotency_key_reused": (422, "The Idempotency-Key was used before", "Use a new key for another request."),
     "enrollment_in_progress": (409, "The enrollment is under way", "Ask again after the seconds in Retry-After."),
+    "backend_unavailable": (503, "The backend is not available", "Try again after the seconds in Retry-After."),
     "signing_unavailable": (503, "The request cannot be signed", "Try again after the seconds in Retry-After."),
     "nexi_rejected": (502, "Nexi refused the enrollment", "Trying again will not help. The backend's log says why."),
     "nexi_unavailable": (503, "Nexi cannot be reached", "Try again after the seconds in Retry-After."),
@@ -47,6 +48,7 @@ _RETRY_AFTER_SECONDS = {
     "nexi_timeout": 5,
     "enrollment_in_progress": 1,
     "registry_busy": 1,
+    "backend_unavailable": 2,
     "signing_unavailable": 2,
     "too_many_enrollments": 60,
 }

@@ -97,7 +97,7 @@ def _base_url(name: str, value: str) -> str:
     return value
 
 
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _BASE_URL = re.compile(rf"https://{_LABEL}(\.{_LABEL})*(:[0-9]+)?|https://\[[0-9A-Fa-f:.]+\](:[0-9]+)?")
 
 

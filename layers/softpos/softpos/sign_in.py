@@ -2,7 +2,7 @@
 
 from softpos import aws, telemetry
 from softpos.aws import error_code
-from softpos.errors import MisconfiguredError, SoftposError
+from softpos.errors import MisconfiguredError
 from softpos.settings import settings
 
 _REFUSED = frozenset(
@@ -21,7 +21,8 @@ _REFUSED = frozenset(
 def id_token(email: str, password: str) -> str | None:
     """The operator's ID token, or None when Cognito refuses e-mail or password, or wants more than these.
 
-    Raises MisconfiguredError when the pool cannot be used, SoftposError when Cognito fails. The log says why None.
+    Raises MisconfiguredError when the pool cannot be used, and what aws.failure says when Cognito fails. The log says
+    why None.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -48,7 +49,7 @@ def id_token(email: str, password: str) -> str | None:
                 f"the operators' user pool cannot be used ({code})",
                 "let the function's role call cognito-idp:AdminInitiateAuth on the stack's own pool",
             ) from error
-        raise SoftposError(f"Cognito failed ({code})", "see the cause and AWS's service health") from error
+        raise aws.failure("Cognito failed", error) from error
     if "AuthenticationResult" not in answer:
         # A password to be changed, or a second factor: the sample app knows neither.
         telemetry.note(sign_in=answer.get("ChallengeName", "challenged"))

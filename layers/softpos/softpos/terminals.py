@@ -110,8 +110,8 @@ class _Pooled:
 class TerminalRegistry:
     """The terminals table. Nothing is cached: what is taken away is gone with the next call.
 
-    Every method raises MisconfiguredError when the table cannot be used, SoftposError when DynamoDB fails, and
-    RegistryBusyError when it throttles, or when others kept changing what was to be changed.
+    Every method raises MisconfiguredError when the table cannot be used, what aws.failure says when DynamoDB
+    fails, and RegistryBusyError when it throttles, or when others kept changing what was to be changed.
     """
 
     def __init__(
@@ -602,4 +602,4 @@ def _failure(error: Exception) -> SoftposError:
         )
     if code in ("ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"):
         return RegistryBusyError(f"DynamoDB throttles TERMINALS_TABLE ({code})", _BUSY_REMEDY)
-    return SoftposError(f"DynamoDB failed for TERMINALS_TABLE ({code})", "see the cause and AWS's service health")
+    return aws.failure("DynamoDB failed for TERMINALS_TABLE", error)
