@@ -63,6 +63,9 @@ def _client(service: str, hasty: bool) -> Any:
         proxies={},
         # botocore would put one together for each call, at a sixth of what the call costs.
         user_agent="softpos",
+        # Nor does it look through each call's arguments, which are ours, or at whose account an endpoint could be.
+        parameter_validation=False,
+        account_id_endpoint_mode="disabled",
     )
     # verify=True is botocore's own bundle; None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
     made = _session().client(service, config=config, verify=True)
