@@ -466,7 +466,7 @@ def test_without_secrets_none_is_read_and_an_enrollment_shows_as_much(
 
     monkeypatch.setattr(Examination, "_secrets", property(unread))
     run = softpos.doctor("--no-secrets", "--enroll", OPERATOR)
-    assert (run.status, run.unwell) == (0, {})
+    assert (run.status, run.unwell, run.json["well"]) == (0, {}, True)
     states = {each["check"]: each["state"] for each in run.json["checks"]}
     assert {check for check, state in states.items() if state == "ok"} == {
         "stack",

@@ -132,13 +132,9 @@ def test_what_aws_has_taken_too_long_for_is_not_begun(nexi: Nexi, circuit: Circu
         take("registry")
         return Assignment("00012345", "30000001", None, email)
 
-    enrollment = Enrollment(
-        SimpleNamespace(held_by=held_by),  # type: ignore[arg-type]  # fakes
-        nexi,  # type: ignore[arg-type]
-        Once,  # type: ignore[arg-type]
-        SimpleNamespace(admit=lambda _: take("limit")),  # type: ignore[arg-type]
-        circuit,
-    )
+    registry: Any = SimpleNamespace(held_by=held_by)
+    limit: Any = SimpleNamespace(admit=lambda _: take("limit"))
+    enrollment = Enrollment(registry, nexi, Once, limit, circuit)  # type: ignore[arg-type]  # fakes
     with pytest.raises(OutOfTimeError, match="no time left for an assertion"):
         enrollment.enroll("a@b.c", "device", Deadline(10, clock))
     Once.pushed.clear()
@@ -157,7 +153,7 @@ def test_what_was_mended_too_late_is_told_as_it_was(nexi: Nexi, circuit: Circuit
         clock.now += 11
         return True
 
-    nexi.mend = mend  # type: ignore[method-assign]
+    nexi.mend = mend  # type: ignore[method-assign]  # that takes long
     nexi.next = [NexiRejectedError("ContractCode not found.")]
     enrollment = Enrollment(registry, nexi, Once, limit, circuit)  # type: ignore[arg-type]  # fakes
     with pytest.raises(NexiRejectedError, match="ContractCode"):

@@ -346,7 +346,7 @@ class TestTheEnvironment:
         assert unplugged.sent[0].proxies["https"] == "http://proxy.example:3128"
         assert unplugged.sent[0].verify == str(netrc)
 
-        session._adapter = unplugged  # type: ignore[assignment]
+        session._adapter = unplugged  # type: ignore[assignment]  # a fake
         with pytest.raises(NexiUnavailableError):
             session.send("GET", URL, Deadline(5.0))
         sent = unplugged.sent[1]
@@ -403,7 +403,7 @@ class TestWhatBecomesOfFailures:
         session = MutualTlsSession(certificate, bundle)
 
         def fail(failure: Exception) -> SoftposError:
-            session._adapter = Unplugged(failure)  # type: ignore[assignment]
+            session._adapter = Unplugged(failure)  # type: ignore[assignment]  # a fake
             with pytest.raises(SoftposError) as caught:
                 session.send("POST", URL, Deadline(5.0), form={"client_secret": "s3cr3t"})
             assert caught.value.__cause__ is failure
@@ -512,7 +512,7 @@ class TestWhatBecomesOfFailures:
     def test_nothing_is_sent_after_the_deadline(self, certificate: Certificate, bundle: str) -> None:
         session = MutualTlsSession(certificate, bundle)
         unplugged = Unplugged(ConnectionError())
-        session._adapter = unplugged  # type: ignore[assignment]
+        session._adapter = unplugged  # type: ignore[assignment]  # a fake
         clock = Clock(1000.0)
         deadline = Deadline(1.0, clock)
         clock.now += 1.0

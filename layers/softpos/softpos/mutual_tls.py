@@ -80,8 +80,9 @@ class MutualTlsSession:
     ) -> Answer:
         """One request, one answer, whatever its status.
 
-        Raises NexiTimeoutError at the deadline or when a read takes too long, NexiUnavailableError when there is no
-        connection or it breaks, MisconfiguredError when either side refuses the other's certificate.
+        Raises OutOfTimeError when no time is left to begin, NexiTimeoutError at the deadline or when a read takes too
+        long, NexiUnavailableError when there is no connection or it breaks, MisconfiguredError when either side refuses
+        the other's certificate.
         """
         remaining = deadline.required(f"{method} {url}")
         # By the wall clock, which goes on while Lambda has us frozen.

@@ -103,7 +103,8 @@ class Nexi:
     def push(self, held: Assignment, device_id: str, deadline: Deadline) -> PushedAuthorization:
         """Push an authorization request for an operator's terminals and the phone's device id, with a new assertion.
 
-        Raises MisconfiguredError, NexiRejectedError, NexiUnavailableError or NexiTimeoutError.
+        Raises MisconfiguredError, NexiRejectedError, NexiUnavailableError, NexiTimeoutError, SigningUnavailableError,
+        or OutOfTimeError.
         """
         link = self._linked(self._credentials.get())
         token = self._token(link, deadline)
