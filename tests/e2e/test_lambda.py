@@ -1,5 +1,6 @@
 """What Lambda does with the built functions: imports, cold starts, timeouts, errors."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -131,7 +132,7 @@ class TestATimeout:
         function = deployed.cold("AppConfigurationFunction")
         answer = function.invoke(CONFIGURATION).result
         stalled()
-        assert answer["statusCode"] == 500
+        assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (503, "backend_unavailable")
         assert function.cold_starts == 1
 
 
