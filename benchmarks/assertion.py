@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from benchmarks.measure import MEDIANS, Row, Spread, Verdict, at_most, medians, number, ratio, take_turns
-from softpos import assertion
-from softpos.jwks import EncryptionKey, fit_keys
+from softpos.nexi import assertion
+from softpos.nexi.jwks import EncryptionKey, fit_keys
 
 OURS, LIMIT = "softpos", "bare cryptography"
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.assertion import bare
 from softpos.credentials import parse_certificate
-from softpos.jwks import fit_keys
+from softpos.nexi.jwks import fit_keys
 
 _FORM = "application/x-www-form-urlencoded"
 

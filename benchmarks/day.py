@@ -20,9 +20,9 @@ from softpos.cache import CacheTable, Entry, _Item
 from softpos.credentials import Application, Credentials, parse_certificate
 from softpos.deadline import Deadline
 from softpos.enrollment import REFRESH_BEFORE_SECONDS
-from softpos.jwks import EncryptionKey
-from softpos.mutual_tls import Answer
-from softpos.nexi import KEYS_PATH, Nexi
+from softpos.nexi.client import KEYS_PATH, Nexi
+from softpos.nexi.jwks import EncryptionKey
+from softpos.nexi.session import Answer
 from softpos.settings import Settings
 
 ENROLLMENTS = {"smallest": 5_000, "usual": 1_000_000}

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sandbox.authority import Authority
 from sandbox.aws import CREDENTIALS
 from sandbox.template import REGION
-from softpos.jwks import EncryptionKey
+from softpos.nexi.jwks import EncryptionKey
 
 ROOT = Path(__file__).parents[1]
 OPERATOR = "mario.rossi@example.com"

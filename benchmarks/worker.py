@@ -95,7 +95,9 @@ def _say(what: object) -> None:
 def warm(enroll: Callable[[], Any], event: dict[str, Any], rounds: float) -> None:
     """The handler and the bare script in turn."""
     from benchmarks.bare import BareEnrollment
-    from softpos import assertion, mutual_tls, telemetry
+    from softpos import telemetry
+    from softpos.nexi import assertion
+    from softpos.nexi import session as nexi_session
 
     clock = Clock()
     # Nexi's sockets first: their class has a recv_into of its own, that ends in the other.
@@ -105,12 +107,12 @@ def warm(enroll: Callable[[], Any], event: dict[str, Any], rounds: float) -> Non
 
     clock.times(botocore.client.BaseClient, "_make_api_call", "DynamoDB, 2 calls")
     clock.times(BareEnrollment, "ask_aws", "DynamoDB, 2 calls")
-    clock.times(mutual_tls.MutualTlsSession, "send", "PAR, 1 call")
+    clock.times(nexi_session.MutualTlsSession, "send", "PAR, 1 call")
     clock.times(BareEnrollment, "push", "PAR, 1 call")
     clock.times(assertion, "seal", "assertion")
     clock.times(BareEnrollment, "assertion", "assertion")
     clock.times(telemetry, "succeeded", "log and metrics")
-    bare = BareEnrollment(mutual_tls._Socket)
+    bare = BareEnrollment(nexi_session._Socket)
     contestants = {"softpos": enroll, "bare script": functools.partial(bare.enroll, event)}
     samples: dict[str, list[Steps]] = {name: [] for name in contestants}
     for number in range(int(rounds) + 20):
@@ -126,7 +128,7 @@ def first(enroll: Callable[[], Any], _event: dict[str, Any], _number: float) -> 
     """Where the first enrollment of a process goes, once the handler is imported: milliseconds of the processor."""
     from cryptography.hazmat.primitives import serialization
 
-    from softpos import mutual_tls
+    from softpos.nexi import session as nexi_session
 
     clock = Clock()
     began = time.process_time()
@@ -138,7 +140,7 @@ def first(enroll: Callable[[], Any], _event: dict[str, Any], _number: float) -> 
     clock.times(botocore.session.Session, "create_client", "making its clients")
     clock.times(botocore.client.BaseClient, "_make_api_call", "calls of AWS")
     clock.times(serialization, "load_pem_private_key", "reading the private key")
-    clock.times(mutual_tls.MutualTlsSession, "send", "calls of Nexi")
+    clock.times(nexi_session.MutualTlsSession, "send", "calls of Nexi")
     steps = clock.take(enroll)
     named = sum(value for step, value in steps.items() if step not in ("total", "cpu"))
     del boto3

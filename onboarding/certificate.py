@@ -17,7 +17,7 @@ from onboarding.trial import Trial
 from onboarding.versions import CertificateSecret, Version
 from softpos.credentials import Certificate, parse_certificate
 from softpos.errors import MisconfiguredError, SoftposError
-from softpos.kms_signer import KmsSigner
+from softpos.nexi.signing import KmsSigner
 
 PORTALS = {
     "staging": "stgposweb.nexi.it",

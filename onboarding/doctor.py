@@ -24,8 +24,6 @@ from onboarding.options import as_json, example, placed, with_ca_bundle, with_cl
 from onboarding.terminals import PAGE, BackOffice
 from onboarding.trial import Trial
 from onboarding.versions import CertificateSecret
-from softpos.answers import Reading
-from softpos.clock import TOLERANCE_SECONDS, NexiClock
 from softpos.credentials import (
     Application,
     Certificate,
@@ -41,8 +39,10 @@ from softpos.errors import (
     NexiUnavailableError,
     SoftposError,
 )
-from softpos.kms_signer import KmsSigner
-from softpos.mutual_tls import Answer
+from softpos.nexi.clock import TOLERANCE_SECONDS, NexiClock
+from softpos.nexi.responses import Reading
+from softpos.nexi.session import Answer
+from softpos.nexi.signing import KmsSigner
 
 State = Literal["ok", "warning", "failed", "skipped"]
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from onboarding.deployment import CommandError, translated
-from softpos.kms_signer import SIGNING_ALGORITHM
+from softpos.nexi.signing import SIGNING_ALGORITHM
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient

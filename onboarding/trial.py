@@ -7,8 +7,8 @@ from typing import Any
 
 from softpos.credentials import Certificate, Credentials, CredentialStore, parse_application, parse_certificate
 from softpos.deadline import Deadline
-from softpos.mutual_tls import Answer, MutualTlsSession
-from softpos.nexi import KEYS_PATH, Nexi, PublishedKeys
+from softpos.nexi.client import KEYS_PATH, Nexi, PublishedKeys
+from softpos.nexi.session import Answer, MutualTlsSession
 from softpos.settings import Settings
 
 SECONDS = 10.0

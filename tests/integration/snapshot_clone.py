@@ -18,9 +18,10 @@ import snapshot_restore_py
 from cryptography.hazmat.bindings import _rust
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from softpos import assertion, aws, snapshot
-from softpos.jwks import EncryptionKey
-from softpos.nexi import Nexi
+from softpos import aws, snapshot
+from softpos.nexi import assertion
+from softpos.nexi.client import Nexi
+from softpos.nexi.jwks import EncryptionKey
 
 READ_WRITE = 3
 PAGE = 4096

@@ -24,7 +24,7 @@ from requests.adapters import HTTPAdapter
 from functions.enrollment import app
 from functions.token_refresh import app as refresh_app
 from sandbox.local import OPERATOR, LocalStack
-from softpos import aws, enrollment, mutual_tls, telemetry
+from softpos import aws, enrollment, telemetry
 from softpos.cache import CacheTable
 from softpos.circuit import OPEN_AFTER_FAILURES, OPEN_SECONDS, Circuit
 from softpos.credentials import CredentialStore
@@ -32,7 +32,8 @@ from softpos.deadline import Deadline
 from softpos.enrollment import Enrollment
 from softpos.idempotency import Idempotency
 from softpos.limit import OperatorLimit
-from softpos.nexi import KEYS_COOLDOWN_SECONDS, KEYS_STALE_SECONDS, Nexi
+from softpos.nexi import session as nexi_session
+from softpos.nexi.client import KEYS_COOLDOWN_SECONDS, KEYS_STALE_SECONDS, Nexi
 from softpos.settings import Settings
 from softpos.terminals import TerminalRegistry
 
@@ -170,7 +171,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def quick_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that gets nothing is given up sooner than in production, so that these tests end sooner."""
-    monkeypatch.setattr(mutual_tls, "READ_SECONDS", 0.7)
+    monkeypatch.setattr(nexi_session, "READ_SECONDS", 0.7)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +198,7 @@ class TestConnectionDiedWhileFrozen:
         phone.enrollment._nexi._link.session._now = clock
         phone.enroll()
         stack.nexi.counts.clear()
-        clock.offset += mutual_tls.IDLE_SECONDS
+        clock.offset += nexi_session.IDLE_SECONDS
         assert phone.enroll()[0] == 201
         assert (stack.nexi.counts["connection"], stack.nexi.counts["call par"]) == (1, 1)
 
@@ -569,7 +570,7 @@ class TestStrangeAnswers:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert len(answer.body) == mutual_tls.MAX_BODY_BYTES
+        assert len(answer.body) == nexi_session.MAX_BODY_BYTES
         assert peak < 1024 * 1024  # Nexi's own side, which runs in this process, included
 
     @pytest.mark.parametrize("endpoint", ["token", "keys", "par"])
@@ -695,11 +696,11 @@ class TestSecrets:
     ) -> None:
         renewed = stack.authority.developer("SANDBOX", key=stack.developer.key)  # type: ignore[arg-type] # it is RSA
         stack.app.register(renewed.certificate, renewed.thumbprint)
-        send = mutual_tls.MutualTlsSession.send
+        send = nexi_session.MutualTlsSession.send
 
         def send_while_it_is_replaced(*args: Any, **kwargs: Any) -> Any:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(mutual_tls.MutualTlsSession, "send", send)
+                patch.setattr(nexi_session.MutualTlsSession, "send", send)
                 self._store(stack, renewed)
                 clock.offset += 301
                 warm.credentials.get()
@@ -709,7 +710,7 @@ class TestSecrets:
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(
-                    mutual_tls.MutualTlsSession,
+                    nexi_session.MutualTlsSession,
                     "send",
                     lambda *args, **kwargs: (patch.undo(), send_while_it_is_replaced(*args, **kwargs))[1],
                 )

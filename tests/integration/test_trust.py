@@ -16,7 +16,6 @@ import pytest
 from servers import FakeNexi, Request, Server, TlsServer, read_request, reply
 
 from sandbox.authority import Authority, Issued
-from softpos import mutual_tls
 from softpos.credentials import Certificate, parse_certificate
 from softpos.deadline import Deadline
 from softpos.errors import (
@@ -26,7 +25,8 @@ from softpos.errors import (
     OutOfTimeError,
     SoftposError,
 )
-from softpos.mutual_tls import MAX_BODY_BYTES, MutualTlsSession
+from softpos.nexi import session as nexi_session
+from softpos.nexi.session import MAX_BODY_BYTES, MutualTlsSession
 
 GOOD = reply("200 OK", b'{"good": true}')
 LONG = 10.0
@@ -400,7 +400,7 @@ def test_a_connection_that_was_idle_is_not_used_again(peer: Peer, step: float, c
 
 def test_a_deadline_is_forgotten_with_its_request(peer: Peer) -> None:
     peer.session().send("GET", peer.nexi().url, Deadline(LONG))
-    assert mutual_tls._deadline.get(None) is None
+    assert nexi_session._deadline.get(None) is None
 
 
 def test_a_redirects_body_is_neither_read_nor_decompressed(peer: Peer) -> None:

@@ -19,7 +19,7 @@ import requests
 from sandbox.faults import KINDS
 from sandbox.local import LocalStack
 from sandbox.nexi import Nexi
-from softpos.nexi import KEYS_COOLDOWN_SECONDS
+from softpos.nexi.client import KEYS_COOLDOWN_SECONDS
 
 MINUTES = float(os.environ.get("MINUTES") or 3)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from softpos.answers import Reading
-from softpos.mutual_tls import Answer
+from softpos.nexi.responses import Reading
+from softpos.nexi.session import Answer
 
 OPERATOR = "mario.rossi@example.com"
 DEVICE = "a-device-id-from-the-sdk"

@@ -14,8 +14,8 @@ from joserfc import jwe, jws
 from joserfc.jwk import RSAKey
 from unit_support import RsaPair
 
-from softpos import assertion
-from softpos.jwks import EncryptionKey
+from softpos.nexi import assertion
+from softpos.nexi.jwks import EncryptionKey
 
 NOW = 1_800_000_000.75
 JTI = "0b9d3c1e-6f2a-4d58-9a77-3a1c5e8f2b64"

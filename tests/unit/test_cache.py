@@ -7,7 +7,6 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 from botocore.parsers import ResponseParserError
 
 from softpos import cache as cache_module
-from softpos import mutual_tls
 from softpos.cache import LEASE_SECONDS, TABLE_PAUSE_SECONDS, Cache, CacheTable, Entry
 from softpos.deadline import Deadline
 from softpos.enrollment import DEADLINE_SECONDS
@@ -18,6 +17,7 @@ from softpos.errors import (
     NexiUnavailableError,
     SoftposError,
 )
+from softpos.nexi import session as nexi_session
 from softpos.seal import Seal
 
 NAME = "token#owner"
@@ -546,5 +546,5 @@ class TestWhatTheTableIsAsked:
         assert max(clock.slept) == 0.5
 
     def test_a_lease_outlasts_one_call_to_nexi_and_lapses_while_a_phone_can_still_wait(self) -> None:
-        assert mutual_tls.CONNECT_SECONDS + mutual_tls.READ_SECONDS < LEASE_SECONDS
+        assert nexi_session.CONNECT_SECONDS + nexi_session.READ_SECONDS < LEASE_SECONDS
         assert LEASE_SECONDS < DEADLINE_SECONDS - cache_module._ALONE_SECONDS

@@ -18,7 +18,7 @@ from sandbox.authority import Authority, Issued
 from softpos.certificate_watch import Examination, examine
 from softpos.credentials import Certificate
 from softpos.errors import MisconfiguredError, SigningUnavailableError, SoftposError
-from softpos.kms_signer import KmsSigner
+from softpos.nexi.signing import KmsSigner
 
 
 @dataclass

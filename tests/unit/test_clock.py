@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import pytest
 
-from softpos.clock import NexiClock
+from softpos.nexi.clock import NexiClock
 
 NOW = 1_800_000_000.7
 

@@ -20,7 +20,6 @@ from handlers import (
 )
 from unit_support import Lines, RsaPair
 
-from softpos import nexi
 from softpos.deadline import Deadline
 from softpos.errors import (
     MisconfiguredError,
@@ -29,8 +28,9 @@ from softpos.errors import (
     NexiUnavailableError,
     SoftposError,
 )
-from softpos.jwks import EncryptionKey
-from softpos.nexi import PublishedKeys
+from softpos.nexi import client
+from softpos.nexi.client import PublishedKeys
+from softpos.nexi.jwks import EncryptionKey
 
 Handle = Callable[..., dict[str, Any]]
 
@@ -69,7 +69,7 @@ def function() -> ModuleType:
 def channel(monkeypatch: pytest.MonkeyPatch, nexi_key: RsaPair, other_key: RsaPair) -> FakeChannel:
     keys = [EncryptionKey("nexi-1", nexi_key.public), EncryptionKey(None, other_key.public)]
     fake = FakeChannel(PublishedKeys(keys, usable_for=3_000))
-    monkeypatch.setattr(nexi, "channel", lambda: fake)
+    monkeypatch.setattr(client, "channel", lambda: fake)
     return fake
 
 
@@ -190,7 +190,7 @@ class TestAFailure:
         def unbuildable() -> None:
             raise MisconfiguredError("environment variable STAGE is not set", "set it")
 
-        monkeypatch.setattr(nexi, "channel", unbuildable)
+        monkeypatch.setattr(client, "channel", unbuildable)
         assert told(handle(asked())) == (500, "misconfigured")
         assert lines.only()["remedy"] == "set it"
 

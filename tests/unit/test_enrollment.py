@@ -17,7 +17,7 @@ from softpos.errors import (
     SoftposError,
     TooManyEnrollmentsError,
 )
-from softpos.nexi import PushedAuthorization
+from softpos.nexi.client import PushedAuthorization
 from softpos.terminals import Assignment
 
 PUSHED = PushedAuthorization("urn:x", 90, 1_800_000_090)

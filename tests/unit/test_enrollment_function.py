@@ -25,7 +25,7 @@ from softpos.errors import (
     SoftposError,
     TerminalNotAssignedError,
 )
-from softpos.nexi import PushedAuthorization
+from softpos.nexi.client import PushedAuthorization
 
 DEVICE_ID = "c0ffee5d-8f1b-4a53-9f1e-2f6f0a7c1d10"
 WITHOUT_TERMINAL = "nessun.terminale@example.com"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from unit_support import RsaPair
 
 from softpos.errors import NexiUnavailableError
-from softpos.jwks import EncryptionKey, fit_keys
+from softpos.nexi.jwks import EncryptionKey, fit_keys
 
 
 def base64url(number: int) -> str:

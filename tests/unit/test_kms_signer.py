@@ -15,7 +15,7 @@ from moto import mock_aws
 from unit_support import RsaPair
 
 from softpos.errors import MisconfiguredError, SigningUnavailableError, SoftposError
-from softpos.kms_signer import KmsSigner
+from softpos.nexi.signing import KmsSigner
 
 SIGNING_INPUT = b"eyJhbGciOiJSUzI1NiJ9.eyJqdGkiOiIxIn0"
 

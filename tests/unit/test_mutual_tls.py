@@ -24,7 +24,6 @@ from unit_support import Clock, RsaPair
 from urllib3.exceptions import ProtocolError
 
 from sandbox.authority import Authority, Issued
-from softpos import mutual_tls
 from softpos.credentials import Certificate
 from softpos.deadline import Deadline
 from softpos.errors import (
@@ -35,7 +34,8 @@ from softpos.errors import (
     OutOfTimeError,
     SoftposError,
 )
-from softpos.mutual_tls import MutualTlsSession
+from softpos.nexi import session as nexi_session
+from softpos.nexi.session import MutualTlsSession
 
 URL = "https://nexi.example/softpos/as/par"
 
@@ -134,7 +134,7 @@ class TestWhoIsTrusted:
     ) -> None:
         """A Python built elsewhere has a path for it that does not exist here."""
         Path(system_bundle).unlink()
-        monkeypatch.setattr(mutual_tls, "_SYSTEM_BUNDLES", (system_bundle, bundle))
+        monkeypatch.setattr(nexi_session, "_SYSTEM_BUNDLES", (system_bundle, bundle))
         assert trusted(context_of(MutualTlsSession(certificate, None))) == {der(authority)}
 
     def test_the_environment_does_not_redirect_the_systems_trust(
@@ -197,7 +197,7 @@ class TestWhoIsTrusted:
     ) -> None:
         """Rather than to trust nobody, and to blame the server for it."""
         Path(system_bundle).unlink()
-        monkeypatch.setattr(mutual_tls, "_SYSTEM_BUNDLES", ())
+        monkeypatch.setattr(nexi_session, "_SYSTEM_BUNDLES", ())
         with pytest.raises(MisconfiguredError, match="the system has no bundle of authorities"):
             MutualTlsSession(certificate, None)
 
@@ -287,7 +287,7 @@ class TestTheKey:
         program = """
             import json, os, ssl, stat, sys
             from softpos.credentials import parse_certificate
-            from softpos.mutual_tls import MutualTlsSession
+            from softpos.nexi.session import MutualTlsSession
 
             certificate = parse_certificate(sys.stdin.read())
             written, loaded = [], []
@@ -522,5 +522,5 @@ class TestWhatBecomesOfFailures:
 
 
 def test_an_answer_prints_its_status_alone() -> None:
-    answer = mutual_tls.Answer(200, {"Set-Cookie": "s3cr3t"}, b'{"access_token":"s3cr3t"}')
+    answer = nexi_session.Answer(200, {"Set-Cookie": "s3cr3t"}, b'{"access_token":"s3cr3t"}')
     assert repr(answer) == "Answer(status=200)"

@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 from unit_support import Clock, RsaPair
 
-from softpos import assertion
-from softpos.answers import MAX_RETRY_AFTER_SECONDS
 from softpos.cache import CacheTable
 from softpos.credentials import Application, Certificate, Credentials, parse_certificate
 from softpos.deadline import Deadline
 from softpos.errors import NexiRejectedError, NexiUnavailableError
-from softpos.mutual_tls import Answer
-from softpos.nexi import (
+from softpos.nexi import assertion
+from softpos.nexi.client import (
     KEYS_COOLDOWN_SECONDS,
     KEYS_PATH,
     KEYS_SECONDS,
@@ -29,6 +27,8 @@ from softpos.nexi import (
     TOKEN_PATH,
     Nexi,
 )
+from softpos.nexi.responses import MAX_RETRY_AFTER_SECONDS
+from softpos.nexi.session import Answer
 from softpos.settings import Settings
 from softpos.terminals import Assignment
 

@@ -45,7 +45,7 @@ from softpos.errors import (
     TerminalNotAssignedError,
     TooManyEnrollmentsError,
 )
-from softpos.nexi import PushedAuthorization
+from softpos.nexi.client import PushedAuthorization
 
 PASSWORD = "Sandbox-1234"
 ID_TOKEN = "eyJhbGciOiJSUzI1NiJ9.THE-ID-TOKEN.c2lnbmF0dXJl"

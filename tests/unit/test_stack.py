@@ -279,7 +279,7 @@ class TestAlarms:
 
     def emitted(self) -> set[str]:
         """The metrics that the code counts under the stack alone."""
-        code = "".join(file.read_text() for file in (ROOT / "layers/softpos/softpos").glob("*.py"))
+        code = "".join(file.read_text() for file in (ROOT / "layers/softpos/softpos").rglob("*.py"))
         return set(re.findall(r'telemetry\.(?:count|gauge)\(\s*"(\w+)"', code))
 
     def test_each_watches_what_is_emitted(self, stack: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def watch() -> MisconfiguredError | None:
     def check_signing_key(certificate: Certificate) -> None:
         if key_id is not None:
             # Imported for those who have such a key.
-            from softpos.kms_signer import KmsSigner
+            from softpos.nexi.signing import KmsSigner
 
             KmsSigner(aws.client("kms"), key_id, certificate.signing_public_key).check()
 

@@ -12,7 +12,7 @@ from softpos.credentials import credential_store
 from softpos.deadline import Deadline
 from softpos.errors import NexiRejectedError, NexiTimeoutError, NexiUnavailableError, OutOfTimeError, SoftposError
 from softpos.limit import OperatorLimit
-from softpos.nexi import Nexi, PushedAuthorization, channel
+from softpos.nexi.client import Nexi, PushedAuthorization, channel
 from softpos.settings import settings
 from softpos.terminals import TerminalRegistry, registry
 

@@ -25,7 +25,7 @@ from softpos import operators, telemetry
 from softpos.credentials import CredentialStore
 from softpos.deadline import Deadline
 from softpos.errors import EnrollmentInProgressError, IdempotencyKeyReusedError
-from softpos.nexi import REQUEST_URI_SECONDS, PushedAuthorization
+from softpos.nexi.client import REQUEST_URI_SECONDS, PushedAuthorization
 from softpos.seal import Seal
 from softpos.terminals import Assignment
 

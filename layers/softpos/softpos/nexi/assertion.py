@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jose import jwe, jwk
 
-from softpos.jwks import ALGORITHM, EncryptionKey
+from softpos.nexi.jwks import ALGORITHM, EncryptionKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa

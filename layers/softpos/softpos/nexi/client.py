@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from softpos import assertion, aws, telemetry
-from softpos.answers import Reading, seconds
+from softpos import aws, telemetry
 from softpos.cache import Cache, CacheTable, Entry, cache_table
-from softpos.clock import TOLERANCE_SECONDS, NexiClock
 from softpos.credentials import Certificate, Credentials, CredentialStore, credential_store
 from softpos.deadline import Deadline
 from softpos.errors import (
@@ -23,8 +21,11 @@ from softpos.errors import (
     NexiUnavailableError,
     SoftposError,
 )
-from softpos.jwks import EncryptionKey, fit_keys
-from softpos.mutual_tls import MutualTlsSession
+from softpos.nexi import assertion
+from softpos.nexi.clock import TOLERANCE_SECONDS, NexiClock
+from softpos.nexi.jwks import EncryptionKey, fit_keys
+from softpos.nexi.responses import Reading, seconds
+from softpos.nexi.session import MutualTlsSession
 from softpos.settings import Settings, settings
 from softpos.terminals import Assignment
 
@@ -372,7 +373,7 @@ def channel() -> Nexi:
 
     def kms_signer(certificate: Certificate) -> "Key":
         # Imported for those who have such a key.
-        from softpos.kms_signer import KmsSigner
+        from softpos.nexi.signing import KmsSigner
 
         return KmsSigner(aws.client("kms", hasty=True), key_id, certificate.signing_public_key)
 

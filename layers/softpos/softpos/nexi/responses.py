@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from softpos.errors import CredentialsRefusedError, NexiRejectedError, NexiUnavailableError, SoftposError
-from softpos.mutual_tls import Answer
+from softpos.nexi.session import Answer
 
 MAX_RETRY_AFTER_SECONDS = 3600
 """The most that is passed on of a Retry-After of Nexi's."""
