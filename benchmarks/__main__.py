@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 SIZES = ("smallest", "usual")
 ROWS = {
     "assertion": ("assertion", "run"),
+    "connection": ("connection", "run"),
     "warm": ("warm", "run"),
     "cold": ("cold", "run"),
     "at_once": ("at_once", "run"),

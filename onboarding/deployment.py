@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from softpos.aws import error_code
 from softpos.errors import SoftposError
-from softpos.settings import Settings
+from softpos.settings import Settings, forget_key_log
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -74,6 +74,7 @@ class Deployment:
         """Credentials and region. Raises AwsError when the profile does not exist or no region is set."""
         import boto3
 
+        forget_key_log()
         if self.stage == "local":
             return boto3.session.Session(*LOCAL_CREDENTIALS, region_name=LOCAL_REGION)
         with translated():

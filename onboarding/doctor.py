@@ -38,6 +38,7 @@ from softpos.errors import (
     NexiTimeoutError,
     NexiUnavailableError,
     SoftposError,
+    UnansweredError,
 )
 from softpos.nexi.clock import TOLERANCE_SECONDS, NexiClock
 from softpos.nexi.responses import Reading
@@ -383,6 +384,8 @@ class Examination:
             _ = self._handshake
         except MisconfiguredError as error:
             return "failed", str(error), "a certificate of an authority that we trust", error.remedy
+        except UnansweredError as error:
+            return "failed", str(error), "an answer after the handshake", error.remedy
         except (NexiUnavailableError, NexiTimeoutError) as error:
             remedy = "let this machine reach Nexi, without a proxy; whether the functions do, --enroll says"
             return "failed", str(error), "a handshake", remedy

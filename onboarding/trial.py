@@ -38,7 +38,6 @@ class Trial:
             return session.send("GET", self._settings.nexi_base_url + KEYS_PATH, Deadline(SECONDS))
         finally:
             self.answered_at = time.time()
-            session.close()
 
     def token(self) -> int:
         """A token: the seconds it may be used for. It is not printed, kept or shown."""

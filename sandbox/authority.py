@@ -47,16 +47,22 @@ class Issued:
 
 
 class Authority:
-    """Issues server and developer certificates. Its key lives in memory and dies with the process."""
+    """Issues server and developer certificates. Its key lives in memory and dies with the process.
 
-    def __init__(self, name: str = "softpos sandbox CA") -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+    It is a root, unless another authority is its `issuer`.
+    """
+
+    def __init__(
+        self, name: str = "softpos sandbox CA", issuer: "Authority | None" = None, key: PrivateKey | None = None
+    ) -> None:
+        self._key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        above = subject if issuer is None else issuer.certificate.subject
         self.certificate = (
-            self._builder(subject, subject, self._key.public_key(), _now() - timedelta(days=1), timedelta(days=3650))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            self._builder(subject, above, self._key.public_key(), _now() - timedelta(days=1), timedelta(days=3650))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(self._key if issuer is None else issuer._key, hashes.SHA256())
         )
 
     @property

@@ -194,6 +194,26 @@ def _then_half_open(handler: "Handler", status: int, body: bytes, _number: int |
     raise HungUpError
 
 
+def _interim(handler: "Handler", status: int, body: bytes, number: int | None) -> None:
+    """103 Early Hints, and the answer `number` milliseconds later."""
+    handler.connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n")
+    handler.server.stopping.wait((50 if number is None else number) / 1000)
+    handler.send(status, body)
+
+
+def _twice(handler: "Handler", status: int, body: bytes, _number: int | None) -> None:
+    """The answer, and the same one again, unasked."""
+    handler.send(status, body)
+    handler.send(status, body)
+
+
+def _late(handler: "Handler", status: int, body: bytes, number: int | None) -> None:
+    """An answer that claims to have no body, and the true one `number` milliseconds later."""
+    handler.send(status, b"")
+    handler.server.stopping.wait((100 if number is None else number) / 1000)
+    handler.send(status, body)
+
+
 class HungUpError(Exception):
     """When a fault has ended the connection, or is to."""
 
@@ -224,6 +244,9 @@ AFTER: dict[str, After] = {
     "then-close": _then_close,
     "then-reset": _then_reset,
     "then-half-open": _then_half_open,
+    "interim": _interim,
+    "twice": _twice,
+    "late": _late,
 }
 KINDS = (*BEFORE, *AFTER)
 

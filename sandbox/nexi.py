@@ -53,6 +53,7 @@ class Call:
     claims: dict[str, Any] | None
     began_at: float
     ended_at: float
+    request_uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,8 @@ class Nexi:
         self.clock_offset = 0.0
         self.calls: deque[Call] = deque(maxlen=10_000)
         self.counts: Counter[str] = Counter()
-        """`call <endpoint>`, `connection`, `handshake`, `handshake refused`, `reject <rule>`, `fault <kind>`, and
-        `jti twice`: assertions that came again, whatever became of the call that they came with first."""
+        """`call <endpoint>`, `connection`, `handshake`, `resumed`, `handshake refused`, `reject <rule>`,
+        `fault <kind>`, and `jti twice`: assertions that came again, even if their first call failed."""
         self.faults = Faults()
         self.token_seconds: int | str = TOKEN_SECONDS
         self.token_answer: dict[str, Any] = {}
@@ -242,6 +243,7 @@ class _Server(http.server.ThreadingHTTPServer):
             try:
                 secured.do_handshake()
                 self.nexi.counts["handshake"] += 1
+                self.nexi.counts["resumed"] += bool(secured.session_reused)
             except OSError as error:
                 self.nexi.counts["handshake refused"] += 1
                 log.warning("TLS      rule=%s: %s", *_handshake_rule(error))
@@ -278,7 +280,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         nexi = self.server.nexi
         began_at = nexi.now()
         endpoint = ENDPOINTS.get((self.command, self.path), "none")
-        rule, claims = None, None
+        rule, claims, answer = None, None, {}
         nexi.counts[f"call {endpoint}"] += 1
         fault = nexi.faults.take(endpoint) if endpoint != "none" else None
         try:
@@ -301,7 +303,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             log.warning("%-8s %s rule=%s", endpoint, status, broken)
         else:
             log.info("%-8s %s", endpoint, status)
-        nexi.calls.append(Call(endpoint, status, rule, claims, began_at, nexi.now()))
+        nexi.calls.append(
+            Call(endpoint, status, rule, claims, began_at, nexi.now(), request_uri=answer.get("request_uri"))
+        )
         payload = json.dumps(answer).encode()
         if fault is not None and fault.kind in AFTER:
             AFTER[fault.kind](self, status, payload, fault.number)

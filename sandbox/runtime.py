@@ -5,6 +5,7 @@ Started by `environments`, as a script, with the function's folder, its handler,
 
 import importlib
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,8 @@ class Context:
 
 
 def main() -> None:
+    # Lambda's runtime has a handler on the root logger, too. At DEBUG, each test sees what a library would print.
+    logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     folder, handler_name, reading, writing = sys.argv[1:]
     sys.path.insert(0, folder)
     module, _, name = handler_name.rpartition(".")

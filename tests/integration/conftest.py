@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from backends import Backend, backend
 from failures import FAILURES, Outcome
 from leaks import recorded
 from lines import Lines, LinesHandler
+from peers import Peer
 from tokens import Forger
 
 from sandbox.local import TEMPLATE, LocalStack
@@ -52,6 +54,12 @@ def start_backend(stack: LocalStack) -> Iterator[Callable[..., Backend]]:
 def forger(stack: LocalStack) -> Forger:
     """Makes tokens that the stack's authorizer takes, or just does not."""
     return Forger(stack)
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    with ExitStack() as running:
+        yield Peer(tmp_path, running)
 
 
 @pytest.fixture

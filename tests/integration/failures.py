@@ -473,7 +473,7 @@ FAILURES = [
         _foreign_server,
         500,
         "misconfigured",
-        ("not to be trusted",),
+        ("is not trusted",),
         "NEXI_CA_BUNDLE",
     ),
     Failure(
@@ -501,7 +501,9 @@ FAILURES = [
         "template.yaml",
     ),
     Failure("a port where nobody listens", _refusing, 503, "nexi_unavailable", ("failed", "refused")),
-    Failure("a Nexi that hangs up", _hanging_up, 503, "nexi_unavailable", ("failed",)),
+    Failure(
+        "a Nexi that hangs up", _hanging_up, 503, "nexi_unavailable", ("before answering", "SHA-256"), "registered"
+    ),
     Failure("a Nexi that never shakes hands", _silent, 504, "nexi_timeout"),
     Failure("a Nexi that never answers", _silent_after_the_handshake, 504, "nexi_timeout"),
     Failure(
@@ -510,7 +512,7 @@ FAILURES = [
         503,
         "nexi_unavailable",
         ("token answered 502", "Bad Gateway"),
-        "Nexi's side",
+        "ask Nexi",
         ("Bad Gateway", "<html>"),
     ),
     Failure(
@@ -519,7 +521,7 @@ FAILURES = [
         503,
         "nexi_unavailable",
         ("PAR answered 429",),
-        "Nexi's side",
+        "ask Nexi",
     ),
     Failure(
         "a page where the token should be",

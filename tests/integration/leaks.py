@@ -1,5 +1,6 @@
 """Looks for what must not be printed: keys, secrets, tokens, assertions, whole or in part, however they are spelled."""
 
+import base64
 import html
 import json
 import re
@@ -22,7 +23,7 @@ KEY_SLICE = 40
 def leaks(text: str, hidden: Iterable[str]) -> list[str]:
     """Which of `hidden` are in `text`, by their first characters: the rest is nobody's business here either."""
     spellings = [text, unquote_plus(text), html.unescape(text), _json_unescaped(text), re.sub(r"\s|\\n", "", text)]
-    return [secret[:6] for secret in hidden if any(piece in each for piece in _pieces(secret) for each in spellings)]
+    return [secret[:6] for secret in hidden if any(piece in each for piece in _traces(secret) for each in spellings)]
 
 
 def of_key(pem: str) -> list[str]:
@@ -64,6 +65,21 @@ def in_request(authorization: str | None, body: bytes) -> list[str]:
     form = parse_qs(body.decode("ascii", "replace"))
     found = [value for name in ("client_secret", "client_assertion") for value in form.get(name, [])]
     return [*found, *([authorization.removeprefix("Bearer ")] if authorization else [])]
+
+
+def _traces(secret: str) -> Iterator[str]:
+    for spelled in (secret, *_base64(secret)):
+        yield from _pieces(spelled)
+
+
+def _base64(secret: str) -> Iterator[str]:
+    """The secret inside a longer text in base64: what it looks like there depends on where it begins."""
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + secret.encode())
+        # Without the characters that neighbours have a part in.
+        whole = encoded[4 if before else 0 : -4].decode()
+        yield whole
+        yield whole.translate(str.maketrans("+/", "-_"))
 
 
 def _pieces(secret: str) -> Iterator[str]:

@@ -64,7 +64,7 @@ class Server:
                 _hang_up(each)
         self._thread.join(10)
         self._listener.server_close()
-        assert not self.mishaps
+        assert self.mishaps == [], self.mishaps
 
     def secured(self, connection: socket.socket) -> socket.socket:
         """What the client is talked to through."""

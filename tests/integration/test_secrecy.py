@@ -3,6 +3,7 @@
 Not on the good path, not on any failure, not at DEBUG, and not when Nexi itself hands back what it was sent.
 """
 
+import base64
 import html
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
-from backends import Backend, backend, bearer, handler_folder
+from backends import Backend, backend, bearer, client, handler_folder, table
 from failures import FAILURES, Outcome, Scene, nexi_like
 from leaks import KEY_SLICE, SLICE, in_request, leaks, of_key, recorded
 from lines import Lines
@@ -54,6 +55,8 @@ def test_the_search_finds_a_secret_whole_in_part_and_in_every_spelling(stack: Lo
     assert leaks(key, of_key(key))
     assert leaks(repr(key), of_key(key))
     assert leaks(body[7 : 7 + KEY_SLICE], of_key(key))
+    assert leaks(base64.b64encode(f"and {secret} too".encode()).decode(), [secret])
+    assert leaks(base64.urlsafe_b64encode(f"so, {secret}".encode()).decode(), [secret])
     assert not leaks("nothing of the kind", [secret, *of_key(key)])
 
 
@@ -123,6 +126,28 @@ def _in_the_headers(request: Request) -> bytes:
     return reply("302 Found", b"", [*said, *location])
 
 
+def _after_a_malformed_header(request: Request) -> bytes:
+    """urllib3 logs what follows it."""
+    said = "".join(f"X-{name}: {value}\r\n" for name, value in _everything(request).items())
+    return f"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\nBad Header: yes\r\n{said}\r\n{{}}".encode()
+
+
+def _in_the_media_type(request: Request) -> bytes:
+    said = in_request(request.headers.get("authorization"), request.body)[-1]
+    return reply("200 OK", b"", [("Content-Encoding", said)], content_type=said)
+
+
+def _in_cookies(request: Request) -> bytes:
+    said = [("Set-Cookie", f"{value}; Expires={value}") for value in _everything(request).values()]
+    return reply("400 Bad Request", b"{}", said)
+
+
+def _in_base64(request: Request) -> bytes:
+    said = base64.b64encode(" ".join(_everything(request).values()).encode()).decode()
+    parts = [said[at : at + 24] for at in range(0, 96, 24)]
+    return reply("400 Bad Request", json.dumps({"message": said, "parts": parts}).encode())
+
+
 def _as_the_answer(request: Request) -> bytes:
     """The secrets where the answer should be, in values that the layer must refuse."""
     said = _everything(request)
@@ -148,7 +173,11 @@ ECHOES: dict[str, Callable[[Request], bytes]] = {
     ),
     "a status line": _in_the_status_line,
     "what should be the status": _as_the_status_line,
-    "headers": _in_the_headers,
+    "headers of a redirect": _in_the_headers,
+    "headers after a malformed one": _after_a_malformed_header,
+    "a media type and a content coding": _in_the_media_type,
+    "odd cookies": _in_cookies,
+    "base64": _in_base64,
     "an answer": _as_the_answer,
 }
 
@@ -165,13 +194,18 @@ class Adversary:
         self.stack = stack
         self.access_token = access_token
         self.sent: list[str] = []
+        self.last = Request("GET", "/", "", {}, b"")
         self.echo: Callable[[Request], bytes] | None = None
         self.where = "/token"
+        self.cache_table = ""
 
     def __call__(self, request: Request) -> bytes:
-        self.sent += in_request(request.headers.get("authorization"), request.body)
+        if secrets := in_request(request.headers.get("authorization"), request.body):
+            self.sent += secrets
+            self.last = request
         if self.echo and request.path.endswith(self.where):
-            return self.echo(request)
+            # The keys are asked for without a secret: that call gets those of the one before.
+            return self.echo(self.last)
         good = json.dumps({"access_token": self.access_token, "expires_in": 1}).encode()
         return nexi_like(self.stack, token=reply("200 OK", good))(request)
 
@@ -184,17 +218,21 @@ def adversary(request: pytest.FixtureRequest, stack: LocalStack) -> Iterator[tup
         scene = Scene(stack, running)
         nexi = Adversary(stack, access_token)
         environment = {**scene.application(client_secret=client_secret), **scene.fake(nexi)}
+        nexi.cache_table = environment["CACHE_TABLE"] = table(stack, "CacheTable")
         yield nexi, running.enter_context(backend(stack, environment))
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-@pytest.mark.parametrize("where", ["/token", "/par"])
+@pytest.mark.parametrize("where", ["/token", "/jwks.json", "/par"])
 def test_nothing_secret_is_printed_when_nexi_echoes_it_in(
     echo: str, where: str, adversary: tuple[Adversary, Backend]
 ) -> None:
     nexi, api = adversary
     # What one of these does to the circuit is not the next one's.
     api.cool()
+    dynamodb = client(api.stack, "dynamodb")
+    for item in dynamodb.scan(TableName=nexi.cache_table)["Items"]:
+        dynamodb.delete_item(TableName=nexi.cache_table, Key={"id": item["id"]})
     api.lines.clear()
     nexi.sent.clear()
     nexi.echo, nexi.where = ECHOES[echo], where

@@ -39,12 +39,12 @@ def main() -> int:
             session.trust_env = False
             chance = random.Random(f"{SEED} phone {number}")
             while not stopping.is_set():
-                outcome = enroll(session, stack.gateway.url, bearer, chance)
+                outcome = enroll(session, stack, bearer, chance, number)
                 outcomes[outcome] += 1
                 # Impatient, but not deaf to a Retry-After.
                 stopping.wait(chance.uniform(0, 3.0 if outcome == "nexi_unavailable" else 0.2))
 
-        enroll(requests.Session(), stack.gateway.url, bearer, random.Random(SEED))
+        enroll(requests.Session(), stack, bearer, random.Random(SEED), PHONES)
         at_start = memory()
         threads = [threading.Thread(target=use_phone, args=(number,)) for number in range(PHONES)]
         threads.append(threading.Thread(target=have_bad_days, args=(stack.nexi, stopping)))
@@ -81,17 +81,18 @@ def have_bad_days(nexi: Nexi, stopping: threading.Event) -> None:
             nexi.revoke_tokens()
 
 
-def enroll(session: requests.Session, api_url: str, bearer: str, chance: random.Random) -> str:
-    """One enrollment: `201`, the problem's code, or what came in place of either."""
+def enroll(session: requests.Session, stack: LocalStack, bearer: str, chance: random.Random, number: int) -> str:
+    """Return `201`, the problem's code, or what came instead of either. `number` is the phone's."""
     headers = {"Authorization": f"Bearer {bearer}"}
     if chance.random() < 0.2:
-        headers["Idempotency-Key"] = f"key {chance.randrange(1000)}"
-    body = {"device_id": f"device {chance.randrange(3)}"}
+        headers["Idempotency-Key"] = f"key {number} {chance.randrange(300)}"
+    device_id = f"device {number} {chance.randrange(3)}"
     try:
-        answer = session.post(f"{api_url}/v1/enrollments", json=body, headers=headers, timeout=30)
+        url = f"{stack.gateway.url}/v1/enrollments"
+        answer = session.post(url, json={"device_id": device_id}, headers=headers, timeout=30)
         members = answer.json()
-        if answer.status_code == 201 and members["request_uri"].startswith("urn:"):
-            return "201"
+        if answer.status_code == 201:
+            return "201" if device_id == device_of(stack.nexi, members["request_uri"]) else "untyped: another's answer"
         code = members.get("code")
     except (requests.RequestException, ValueError, LookupError, AttributeError) as error:
         return f"untyped: {type(error).__name__}"
@@ -99,6 +100,12 @@ def enroll(session: requests.Session, api_url: str, bearer: str, chance: random.
     if not code or code in ("internal_error", "misconfigured"):
         return f"untyped: {answer.status_code} {json.dumps(members)[:80]}"
     return str(code)
+
+
+def device_of(nexi: Nexi, request_uri: str) -> str | None:
+    """Return the device that Nexi issued a request_uri to."""
+    calls = (call for call in reversed(list(nexi.calls)) if call.request_uri == request_uri)
+    return next((call.claims["app_deviceid"] for call in calls if call.claims), None)
 
 
 def memory() -> list[int]:
@@ -121,7 +128,7 @@ def report(outcomes: Counter[str], counts: Counter[str], at_start: list[int], at
         ("token calls", counts["call token"]),
         ("JWKS calls", counts["call keys"]),
         ("PAR calls", counts["call par"]),
-        ("connections", counts["connection"]),
+        ("connections, resumed", f"{counts['connection']}, {counts['resumed']}"),
         ("faults played", sum(count for name, count in counts.items() if name.startswith("fault "))),
         ("kinds of faults played", f"{sum(1 for name in counts if name.startswith('fault '))} of {len(KINDS)}"),
         ("jtis used twice", counts["jti twice"]),

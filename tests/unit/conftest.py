@@ -1,6 +1,7 @@
 """What the unit tests share. Generating an RSA key takes a while: each is made once, and no test changes one."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,31 @@ from softpos.credentials import Certificate, parse_certificate
 # The same examples in every run, however slow the machine, and nothing left behind in the working copy.
 hypothesis.settings.register_profile("unit", derandomize=True, deadline=None, database=None, max_examples=200)
 hypothesis.settings.load_profile("unit")
+
+
+class _LibraryRecords(logging.Handler):
+    """Collects what libraries say that the layer silences."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] in {name.partition(".")[0] for name in telemetry.LIBRARIES}:
+            self.names.append(record.name)
+
+
+@pytest.fixture(autouse=True)
+def no_library_speaks() -> Iterator[None]:
+    """A handler on the root logger at DEBUG, as Lambda's runtime has one: no library's record reaches it."""
+    root, handler = logging.getLogger(), _LibraryRecords()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield
+    root.setLevel(before)
+    root.removeHandler(handler)
+    assert handler.names == []
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from softpos.errors import (
     OutOfTimeError,
     SoftposError,
     TooManyEnrollmentsError,
+    UnansweredError,
 )
 from softpos.nexi.client import PushedAuthorization
 from softpos.terminals import Assignment
@@ -170,6 +171,37 @@ def test_a_time_that_nexi_took_is_told_as_nexis(enrollment: Enrollment, nexi: Ne
     nexi.next = [OutOfTimeError("no time left for POST …")]
     with pytest.raises(OutOfTimeError):
         enrollment.enroll("a@b.c", "device", Deadline(60))
+
+
+def test_when_time_runs_out_the_cause_of_what_took_it_is_kept(enrollment: Enrollment, nexi: Nexi) -> None:
+    slow = NexiTimeoutError("POST … got no answer in time")
+    slow.__cause__ = TimeoutError("timed out")
+    nexi.next = [slow, OutOfTimeError("secretsmanager get_secret_value took all the time that was left")]
+    with pytest.raises(NexiTimeoutError) as told:
+        enrollment.enroll("a@b.c", "device", Deadline(60))
+    took = told.value.__cause__
+    assert str(took) == "secretsmanager get_secret_value took all the time that was left"
+    assert took is not None
+    assert str(took.__cause__) == "timed out"
+
+
+UNANSWERED = UnansweredError("Nexi ended a new connection before answering; it saw CN=APP", "Is it registered?")
+
+
+def test_when_every_attempt_ends_unanswered_the_error_asks_about_the_certificate(
+    enrollment: Enrollment, nexi: Nexi
+) -> None:
+    nexi.next = [UNANSWERED] * 9
+    with pytest.raises(UnansweredError, match="it saw CN=APP"):
+        enrollment.enroll("a@b.c", "device", Deadline(60))
+
+
+@pytest.mark.parametrize("before", [0, 1, 3], ids=["first", "second", "fourth"])
+def test_when_one_attempt_was_answered_the_error_is_that_ones(enrollment: Enrollment, nexi: Nexi, before: int) -> None:
+    nexi.next = [*[UNANSWERED] * before, DOWN, *[UNANSWERED] * 9]
+    with pytest.raises(NexiUnavailableError) as told:
+        enrollment.enroll("a@b.c", "device", Deadline(60))
+    assert told.value is DOWN
 
 
 def test_an_answer_that_is_repeated_counts_for_no_enrollment(enrollment: Enrollment, nexi: Nexi) -> None:

@@ -11,12 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from unit_support import Clock, RsaPair
+from unit_support import Clock, Lines, RsaPair
 
+from softpos import telemetry
 from softpos.cache import CacheTable
 from softpos.credentials import Application, Certificate, Credentials, parse_certificate
 from softpos.deadline import Deadline
-from softpos.errors import NexiRejectedError, NexiUnavailableError
+from softpos.errors import MisconfiguredError, NexiRejectedError, NexiUnavailableError
 from softpos.nexi import assertion
 from softpos.nexi.client import (
     KEYS_COOLDOWN_SECONDS,
@@ -49,7 +50,6 @@ class Session:
         self.next: list[tuple[str, int, Any, dict[str, str]]] = []
         self.asked: list[str] = []
         self.before: Callable[[str], None] = lambda path: None
-        self.closed = 0
 
     def send(self, method: str, url: str, deadline: Deadline, **_: Any) -> Answer:
         path = url.removeprefix(BASE_URL)
@@ -59,9 +59,6 @@ class Session:
         if self.next and self.next[0][0] == path:
             _, status, body, headers = self.next.pop(0)
         return Answer(status, headers, body if isinstance(body, bytes) else json.dumps(body).encode())
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 @pytest.fixture
@@ -95,6 +92,10 @@ def start(session: Session, store: SimpleNamespace, clock: Clock) -> Callable[..
         return Nexi(settings, store, table, clock, connect=lambda *_: session)  # type: ignore[arg-type,return-value]  # fakes
 
     return start
+
+
+def refuse_certificate(*_: Any) -> Any:
+    raise MisconfiguredError("certificate secret: OpenSSL does not load the certificate")
 
 
 @pytest.fixture
@@ -287,13 +288,25 @@ class TestWhoseTheCacheIs:
         assert len({first.token_name, moved.token_name, changed.token_name}) == 3
         assert len({first.keys_name, moved.keys_name, changed.keys_name}) == 3
 
-    def test_a_renewed_version_of_the_credentials_closes_the_old_connections(
-        self, nexi: Nexi, session: Session, store: SimpleNamespace
+    def test_a_certificate_that_does_not_load_leaves_the_old_session_serving(
+        self, start: Callable[..., Nexi], store: SimpleNamespace, lines: Lines
     ) -> None:
-        nexi.push(HELD, "device", Deadline(10))
+        nexi = start()
+        telemetry.begin("enrollment")
+        before = nexi.push(HELD, "device", Deadline(10))
         store.held = Credentials(store.held.application, store.held.certificate)
-        nexi.push(HELD, "device", Deadline(10))
-        assert session.closed == 1
+        nexi._connect = refuse_certificate
+        assert nexi.push(HELD, "device", Deadline(10)) == before
+        telemetry.succeeded("enrollment pushed")
+        (line,) = (each for each in lines.all() if each.get("message") == "enrollment pushed")
+        assert line["level"] == "WARNING"
+        assert line["secrets"] == "certificate secret: OpenSSL does not load the certificate"
+
+    def test_a_first_certificate_that_does_not_load_is_a_misconfiguration(self, start: Callable[..., Nexi]) -> None:
+        nexi = start()
+        nexi._connect = refuse_certificate
+        with pytest.raises(MisconfiguredError, match="does not load"):
+            nexi.push(HELD, "device", Deadline(10))
 
 
 class TestTheRequestUri:

@@ -31,6 +31,7 @@ from softpos.errors import (
     TerminalNotAssignedError,
     TerminalUnknownError,
     TooManyEnrollmentsError,
+    UnansweredError,
 )
 
 DOCUMENTED = [
@@ -55,6 +56,7 @@ DOCUMENTED = [
     pytest.param(NexiTimeoutError("s3cr3t", "s3cr3t"), "nexi_timeout", 504, id="nexi_timeout"),
     pytest.param(BackendUnavailableError("s3cr3t"), "backend_unavailable", 503, id="backend_unavailable"),
     pytest.param(OutOfTimeError("s3cr3t"), "backend_unavailable", 503, id="out-of-time"),
+    pytest.param(UnansweredError("s3cr3t"), "nexi_unavailable", 503, id="unanswered"),
     pytest.param(SoftposError("s3cr3t", "s3cr3t"), "internal_error", 500, id="internal_error"),
     pytest.param(RuntimeError("s3cr3t"), "internal_error", 500, id="anything-else"),
 ]

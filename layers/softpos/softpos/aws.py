@@ -1,13 +1,16 @@
-"""AWS clients: one botocore session, built on first use, bounded in time, deaf to the environment's proxies.
+"""AWS clients: one botocore session, built on first use. Calls keep to the enrollment's deadline.
 
-boto3 is imported here and late: it costs more to import than everything else of ours together.
+The environment's proxies, CA bundles and key log are ignored. boto3 is imported late: it costs more to import than all
+our other imports together.
 """
 
 import functools
 import re
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from softpos.deadline import within_deadline
 from softpos.errors import BackendUnavailableError, SoftposError
+from softpos.settings import forget_key_log
 
 if TYPE_CHECKING:
     from mypy_boto3_cognito_idp import CognitoIdentityProviderClient
@@ -15,9 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# These services answer in milliseconds within their region. Should each call of a first enrollment be as slow as this
-# allows, it still ends before Lambda does: between two looks at the deadline are at most two secrets and one call in
-# haste, or, all in haste, token, keys, KMS twice, and what an Idempotency-Key leaves behind.
+# These services answer in milliseconds within their region. Inside an enrollment, its deadline ends a call as well.
 _ATTEMPTS = 2
 _CONNECT_SECONDS = 0.5
 _READ_SECONDS = 1.0
@@ -36,9 +37,9 @@ def client(service: Literal["cognito-idp"]) -> "CognitoIdentityProviderClient": 
 @overload
 def client(service: Literal["dynamodb"], *, hasty: bool = False) -> "DynamoDBClient": ...
 def client(service: str, *, hasty: bool = False) -> Any:
-    """The execution environment's client for `service`. `AWS_ENDPOINT_URL` is honoured.
+    """Return the execution environment's client for `service`. `AWS_ENDPOINT_URL` is honoured.
 
-    A `hasty` one gives up sooner.
+    A `hasty` client gives up sooner. Every call raises OutOfTimeError when the applied deadline ends it.
     """
     return _client(service, hasty)
 
@@ -70,12 +71,28 @@ def _client(service: str, hasty: bool) -> Any:
     # verify=True is botocore's own bundle; None would ask AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE.
     made = _session().client(service, config=config, verify=True)
     _clients.append(made)
-    return made
+    return _WithinDeadline(service, made)
+
+
+class _WithinDeadline:
+    """A client whose calls end at the applied deadline. botocore's timeouts are fixed when a client is made."""
+
+    def __init__(self, service: str, client: Any) -> None:
+        self._service = service
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._client, name)
+        if not callable(member):
+            return member
+        return lambda **arguments: within_deadline(f"{self._service} {name}", lambda: member(**arguments))
 
 
 @functools.cache
 def _session() -> Any:
     import boto3
+
+    forget_key_log()
 
     return boto3.session.Session()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from softpos import aws, telemetry
 from softpos.aws import error_code
 from softpos.deadline import Deadline
-from softpos.errors import SoftposError
+from softpos.errors import OutOfTimeError, SoftposError
 from softpos.seal import Seal
 from softpos.settings import settings
 
@@ -34,6 +34,9 @@ TABLE_PAUSE_SECONDS = 30.0
 
 STALE_RETRY_SECONDS = 60.0
 """For how long a stale entry serves before Nexi is asked again."""
+
+_RELEASE_SECONDS = 0.3
+"""Maximum time to give a lease back, beyond the deadline if need be."""
 
 _ALONE_SECONDS = 3.0
 """What must be left of the deadline to go to Nexi alone instead of waiting on."""
@@ -150,7 +153,9 @@ class Cache:
         try:
             entry = fetch()
         except BaseException:
-            table.release(name, holder)
+            # Even when no time is left: otherwise all others wait for the lease to end.
+            with Deadline(_RELEASE_SECONDS).applied():
+                table.release(name, holder)
             raise
         # The times are sealed, too: whoever can write the table must not be able to stretch them.
         members = [entry.fetched_at, entry.usable_until, entry.stale_until, entry.version]
@@ -280,6 +285,9 @@ class CacheTable:
             return None
         try:
             answer: dict[str, Any] = getattr(self._dynamodb, operation)(TableName=self._table, **arguments)
+        except OutOfTimeError as error:
+            telemetry.note(cache_table=str(error))
+            return None
         except Exception as error:  # noqa: BLE001 - whatever it is: the enrollment goes on without the table
             code = error_code(error)
             if code == "ConditionalCheckFailedException":

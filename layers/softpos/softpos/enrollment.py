@@ -10,7 +10,14 @@ from softpos.cache import cache_table
 from softpos.circuit import Circuit
 from softpos.credentials import credential_store
 from softpos.deadline import Deadline
-from softpos.errors import NexiRejectedError, NexiTimeoutError, NexiUnavailableError, OutOfTimeError, SoftposError
+from softpos.errors import (
+    NexiRejectedError,
+    NexiTimeoutError,
+    NexiUnavailableError,
+    OutOfTimeError,
+    SoftposError,
+    UnansweredError,
+)
 from softpos.limit import OperatorLimit
 from softpos.nexi.client import Nexi, PushedAuthorization, channel
 from softpos.settings import settings
@@ -57,13 +64,19 @@ class Enrollment:
         no enrollment. Raises SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is
         asked for anything.
         """
+        with deadline.applied():
+            return self._enroll(email, device_id, deadline, idempotency_key)
+
+    def _enroll(
+        self, email: str, device_id: str, deadline: Deadline, idempotency_key: str | None = None
+    ) -> PushedAuthorization:
         deadline.required("the registry")
         with telemetry.timed("registry"):
             held = self._registry.held_by(email)
         telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
         if idempotency_key is not None:
             # By way of the registry again, which is quick, and not by a second way to enroll.
-            again = functools.partial(self.enroll, email, device_id, deadline)
+            again = functools.partial(self._enroll, email, device_id, deadline)
             return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
         self._limit.admit(held.operator)
         mended: set[type[SoftposError]] = set()
@@ -78,12 +91,12 @@ class Enrollment:
                 failures.append(error)
                 telemetry.note(failed_attempts=len(failures))
                 self._circuit.failed(error)
-                self._sleep(self._circuit.pause(len(failures), error, deadline))
-            except OutOfTimeError:
+                self._sleep(self._circuit.pause(len(failures), _most_telling(failures), deadline))
+            except OutOfTimeError as error:
                 if not failures:
                     raise
-                # What took the time. Its cause is its own.
-                raise failures[-1] from failures[-1].__cause__
+                error.__cause__ = error.__cause__ or failures[-1].__cause__
+                raise _most_telling(failures) from error
             except SoftposError as error:
                 if isinstance(error, NexiRejectedError):
                     self._circuit.answered()
@@ -98,7 +111,13 @@ class Enrollment:
 
     def refresh(self, deadline: Deadline) -> None:
         """Renew token and keys if they lapse soon, so that no phone waits for either. Raises as `enroll` does."""
-        self._nexi.refresh(REFRESH_BEFORE_SECONDS, deadline)
+        with deadline.applied():
+            self._nexi.refresh(REFRESH_BEFORE_SECONDS, deadline)
+
+
+def _most_telling(failures: list[SoftposError]) -> SoftposError:
+    """Return the last failure, and one that asks about the certificate only if every attempt ended that way."""
+    return next((each for each in reversed(failures) if not isinstance(each, UnansweredError)), failures[-1])
 
 
 def deadline_within(remaining_millis: int) -> Deadline:

@@ -147,6 +147,10 @@ class NexiUnavailableError(SoftposError):
     code = "nexi_unavailable"
 
 
+class UnansweredError(NexiUnavailableError):
+    """When Nexi ends a new connection before the first byte of an answer, as it may do to an unknown certificate."""
+
+
 class NexiTimeoutError(SoftposError):
     """When Nexi had not answered in time."""
 

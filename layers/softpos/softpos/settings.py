@@ -106,3 +106,8 @@ def _wrong(name: str, what: str) -> MisconfiguredError:
         f"environment variable {name} {what}",
         f"set {name} on the function: template.yaml does so from the stack's parameters and resources",
     )
+
+
+def forget_key_log() -> None:
+    """Remove SSLKEYLOGFILE from the environment: botocore would write the keys of its TLS connections there."""
+    os.environ.pop("SSLKEYLOGFILE", None)

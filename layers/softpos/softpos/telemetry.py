@@ -6,6 +6,7 @@ be a key or a token. For those, their type and place are logged.
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,10 +21,35 @@ from softpos.errors import SoftposError
 # Their `service` is the stack's name, out of POWERTOOLS_SERVICE_NAME: two stacks in one account must not share metrics.
 logger = Logger(use_rfc3339=True, location=None)
 
-# At DEBUG, botocore prints Secrets Manager's answers, and at INFO a line at every cold start. No level set from outside
-# may bring that about.
-for _name in ("boto3", "botocore", "urllib3"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+# Our own Logger has another name.
+LIBRARIES = (
+    "aws_lambda_powertools",
+    "boto3",
+    "botocore",
+    "http.cookiejar",
+    "jose",
+    "py.warnings",
+    "requests",
+    "urllib3",
+)
+
+
+def _silence_libraries() -> None:
+    """Keep the libraries' log records and warnings from every handler and from stderr, at any level.
+
+    Libraries quote what they choke on: botocore a secret at DEBUG, urllib3 a header that repeats one at WARNING. What
+    matters of that becomes a field of our own line, such as `header_defect`.
+    """
+    for name in LIBRARIES:
+        library = logging.getLogger(name)
+        library.setLevel(logging.CRITICAL + 1)
+        library.propagate = False
+        # Without a handler, logging's last resort writes to stderr.
+        library.addHandler(logging.NullHandler())
+    warnings.showwarning = lambda *_arguments, **_options: None
+
+
+_silence_libraries()
 
 _NAMESPACE = "softpos"
 
@@ -112,7 +138,9 @@ _BLAMELESS = frozenset(
         "enrollment_in_progress",
     }
 )
-_WORRYING = frozenset({"cache_table", "clock_ahead_seconds", "idempotency", "pending_unfit", "secrets", "stale"})
+_WORRYING = frozenset(
+    {"cache_table", "clock_ahead_seconds", "header_defect", "idempotency", "pending_unfit", "secrets", "stale"}
+)
 
 
 def _count_outcome(metric: str, line: dict[str, Any], **dimensions: str) -> None:

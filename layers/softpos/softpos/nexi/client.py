@@ -17,6 +17,7 @@ from softpos.credentials import Certificate, Credentials, CredentialStore, crede
 from softpos.deadline import Deadline
 from softpos.errors import (
     CredentialsRefusedError,
+    MisconfiguredError,
     NexiRejectedError,
     NexiUnavailableError,
     SoftposError,
@@ -100,6 +101,7 @@ class Nexi:
         self._new_signer = new_signer or (lambda certificate: assertion.certificate_signer(certificate.private_key))
         self._clock = NexiClock(now)
         self._link: _Link | None = None
+        self._unloadable: tuple[Credentials, MisconfiguredError] | None = None
 
     def push(self, held: Assignment, device_id: str, deadline: Deadline) -> PushedAuthorization:
         """Push an authorization request for an operator's terminals and the phone's device id, with a new assertion.
@@ -114,6 +116,7 @@ class Nexi:
         with telemetry.timed("assertion"):
             clock_ahead = self._clock.ahead
             sealed = self._assertion(link, keys, held, device_id)
+        link.assertion = sealed
         sent_at = self._now()
         with telemetry.timed("par"):
             answer = link.session.send(
@@ -126,11 +129,10 @@ class Nexi:
                     "scope": link.application.scope,
                     "redirect_uri": link.application.redirect_uri,
                 },
-                headers={"Authorization": f"Bearer {token.value.decode('ascii')}"},
+                headers={"Authorization": f"Bearer {link.bearer}"},
             )
         self._clock.learn(answer.headers.get("Date"))
-        secrets = (sealed, token.value.decode("ascii"), link.application.client_secret)
-        reading = Reading("PAR", answer, secrets, (held.operator, device_id))
+        reading = Reading("PAR", answer, link.secrets(), (held.operator, device_id))
         if answer.status in (200, 201):
             return _pushed(reading, sent_at)
         error = reading.refusal(self._clock())
@@ -172,8 +174,8 @@ class Nexi:
 
     def keys(self, deadline: Deadline) -> "PublishedKeys":
         """The encryption keys, from the cache while they last. Raises as `push` does."""
-        link = self._linked(self._credentials.get())
-        with telemetry.timed("keys"):
+        with deadline.applied(), telemetry.timed("keys"):
+            link = self._linked(self._credentials.get())
             keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
         return PublishedKeys(fit_keys(keys.value), max(0, int(keys.usable_until - self._now())))
 
@@ -197,12 +199,14 @@ class Nexi:
 
     def _token(self, link: "_Link", deadline: Deadline) -> Entry:
         with telemetry.timed("token"):
-            return link.cache.get(
+            token = link.cache.get(
                 link.token_name,
                 lambda: self._fetch_token(link, deadline),
                 deadline,
                 fit=lambda entry: entry.version != link.refused_token,
             )
+        link.bearer = token.value.decode("ascii")
+        return token
 
     def _assertion(self, link: "_Link", keys: Entry, held: Assignment, device_id: str) -> str:
         jti = self._new_jti()
@@ -257,7 +261,7 @@ class Nexi:
             },
         )
         self._clock.learn(answer.headers.get("Date"))
-        reading = Reading("token", answer, (application.client_secret,))
+        reading = Reading("token", answer, link.secrets())
         if answer.status != 200:
             raise reading.refusal(self._clock())
         members = reading.members()
@@ -276,7 +280,7 @@ class Nexi:
         answer = link.session.send("GET", self._settings.nexi_base_url + KEYS_PATH, deadline)
         self._clock.learn(answer.headers.get("Date"))
         if answer.status != 200:
-            raise Reading("JWKS", answer).refusal(self._clock())
+            raise Reading("JWKS", answer, link.secrets()).refusal(self._clock())
         fit_keys(answer.body)
         telemetry.count("KeysFetched")
         return Entry(
@@ -287,13 +291,27 @@ class Nexi:
         )
 
     def _linked(self, credentials: Credentials) -> "_Link":
+        """Return the link for these credentials, or the one before while their certificate does not load."""
         if self._link is None or self._link.credentials is not credentials:
-            if self._link is not None:
-                self._link.session.close()
-            session = self._connect(credentials.certificate, self._settings.nexi_ca_bundle)
-            base_url, new_signer = self._settings.nexi_base_url, self._new_signer
-            self._link = _Link(credentials, session, new_signer, base_url, self._table, self._now)
+            try:
+                self._link = self._new_link(credentials)
+            except MisconfiguredError as error:
+                if self._link is None:
+                    raise
+                telemetry.note(secrets=str(error))
+                telemetry.count("SecretsFailed")
         return self._link
+
+    def _new_link(self, credentials: Credentials) -> "_Link":
+        if self._unloadable is not None and self._unloadable[0] is credentials:
+            raise self._unloadable[1]
+        try:
+            session = self._connect(credentials.certificate, self._settings.nexi_ca_bundle)
+        except MisconfiguredError as error:
+            self._unloadable = credentials, error
+            raise
+        base_url, new_signer = self._settings.nexi_base_url, self._new_signer
+        return _Link(credentials, session, new_signer, base_url, self._table, self._now)
 
 
 class _Link:
@@ -320,12 +338,19 @@ class _Link:
         self.cache = Cache(seal, table, now)
         self.refused_token: str | None = None
         self.keys_asked_at = 0.0
+        self.bearer = ""
+        self.assertion = ""
+        """What Nexi was sent last: its next answer may repeat it, at any endpoint."""
         self._key: tuple[str, EncryptionKey] | None = None
 
     @functools.cached_property
     def signer(self) -> "Key":
         """Made when the first assertion is: not every function signs, or may."""
         return self._new_signer(self.credentials.certificate)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what must not be quoted from any answer."""
+        return tuple(filter(None, (self.application.client_secret, self.bearer, self.assertion)))
 
     def encryption_key(self, keys: Entry) -> EncryptionKey:
         """The key of this JWKS, checked and built once for each version of it."""

@@ -19,6 +19,9 @@ from softpos.nexi.session import Answer
 MAX_RETRY_AFTER_SECONDS = 3600
 """The most that is passed on of a Retry-After of Nexi's."""
 
+_PASSING = (408, 421, 425, 429)
+"""Statuses below 500 that another attempt, on another connection, may not meet (RFC 9110 section 15.5, RFC 8470)."""
+
 _SAID_BYTES = 4096
 _NAME = 4
 """A name that is shorter would blot out parts of words."""
@@ -48,9 +51,10 @@ class Reading:
 
         The body is not quoted: it may hold the very token that was asked for, where nobody looks for it.
         """
-        kind = re.sub(r"[^a-z/+;=\- ]", "", self.answer.headers.get("Content-Type", "").lower())[:60] or "no type"
+        kind = self._label(self.answer.headers.get("Content-Type", "")) or "no type"
+        size = f"coded as {self._label(self.answer.coding)}" if self.answer.coding else f"{len(self.answer.body)} bytes"
         return NexiUnavailableError(
-            f"{self.endpoint} answered {self.answer.status} with {found} ({len(self.answer.body)} bytes of {kind})",
+            f"{self.endpoint} answered {self.answer.status} with {found} ({size}, {kind})",
             "if it lasts, check NEXI_BASE_URL: something other than Nexi's B2B channel may be answering there",
         )
 
@@ -58,10 +62,10 @@ class Reading:
         """The error that a status other than the good one is. `nexi_now` is Nexi's time, for a Retry-After date."""
         status = self.answer.status
         message = f"{self.endpoint} answered {status}: {self._said()}"
-        if status == 429 or status >= 500:
+        if status in _PASSING or status >= 500:
             return NexiUnavailableError(
                 message,
-                "Nexi's side fails; nothing to mend here, unless it lasts: then ask Nexi",
+                "Usually transient. If it persists, ask Nexi.",
                 retry_after=self._retry_after(nexi_now),
             )
         if status == 403:
@@ -81,6 +85,10 @@ class Reading:
                 "compare with Nexi's portal and the SDK: e-mail, point of sale, TIDs, redirect_uri, base URL",
             )
         return NexiRejectedError(message, "ask Nexi, with this line's time and jti")
+
+    def _label(self, header: str) -> str:
+        """Return a media type or content coding for the log: short, and without what neither needs."""
+        return "[withheld]" if _repeats(header, self.secrets) else re.sub(r"[^a-z/+;=, -]", "", header.lower())[:60]
 
     def _json(self) -> Any:
         try:
@@ -106,6 +114,8 @@ class Reading:
         A part of one of the secrets that were sent, in whatever spelling, and nothing is told. Other long runs of
         letters are blotted out: they may be a token, too.
         """
+        if self.answer.coding:
+            return f"[a body coded as {self._label(self.answer.coding)}, which was not asked for]"
         text = self.answer.body[:_SAID_BYTES].decode("utf-8", "replace")
         if _repeats(text, self.secrets):
             return "[withheld: it repeats a secret that was sent]"

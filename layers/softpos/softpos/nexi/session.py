@@ -1,15 +1,18 @@
-"""HTTPS to one server, with a client certificate, a closed list of authorities, and an end in sight.
+"""HTTPS to Nexi: a client certificate, an explicit list of authorities, a deadline, one connection for each request.
 
-What a `Session` of requests would do by itself and must not: take proxies, netrc and CA bundles from the environment,
-follow redirects, keep cookies. So there is none, but the adapter under it alone, which would add certifi's bundle to an
-SSL context of ours, retry, and wait for as long as the server keeps a byte coming, and is told not to.
+No connection is used twice. So a late, split or unexpected answer cannot reach another request, and a connection that
+died while Lambda had the environment frozen is never tried. TLS session resumption makes the next handshake cheap.
+
+A requests `Session` would take proxies, netrc and CA bundles from the environment, follow redirects and keep cookies.
+Only its adapter is used, without certifi's bundle, retries, or requests' `Response`.
 """
 
+import functools
+import http.client
 import os
 import socket
 import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,10 +21,13 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import DecodeError, HeaderParsingError, HTTPError
+from urllib3.util.response import assert_header_parsing
 
+from softpos import telemetry
 from softpos.credentials import Certificate
 from softpos.deadline import Deadline
 from softpos.errors import (
@@ -29,45 +35,53 @@ from softpos.errors import (
     MisconfiguredError,
     NexiTimeoutError,
     NexiUnavailableError,
+    SoftposError,
+    UnansweredError,
 )
+from softpos.nexi.happy_eyeballs import CONNECT_SECONDS, Connector
 
 MAX_BODY_BYTES = 64 * 1024
-"""Nexi's answers have a few hundred bytes. More than this is cut, and then is no answer."""
+"""Maximum size of an answer's body, decompressed. Nexi's have a few hundred bytes; the rest of a longer one is cut."""
 
-CONNECT_SECONDS = 2.0
-"""For one address of at most three."""
+HANDSHAKE_SECONDS = 2.0
+"""Maximum time for the TLS handshake."""
 
 READ_SECONDS = 3.0
-"""For one read: an enrollment's deadline has room for two that get nothing and a third that does."""
+"""Maximum time for one read. An enrollment's deadline has room for two that get nothing and a third that succeeds."""
 
-IDLE_SECONDS = 50.0
-"""A connection that was unused for longer is not used again: whoever closes idle ones has likely done so."""
+MAX_INTERIM_ANSWERS = 10
+"""Interim answers (1xx, RFC 9110 section 15.2) that are read past before the final one."""
 
-_MAX_ADDRESSES = 3
+_MAX_FAILED_RESUMPTIONS = 2
 
-_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "softpos"}
-
-_deadline: ContextVar[Deadline] = ContextVar("deadline")
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+    "User-Agent": "softpos",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a status, headers (names in any case), and at most MAX_BODY_BYTES of body."""
+    """A status, headers (names in any case), and at most MAX_BODY_BYTES of body.
+
+    `coding` is the content coding of a body that could not be decoded and is left out.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    coding: str = field(default="", repr=False)
 
 
 class MutualTlsSession:
-    """A kept-alive session that shows `certificate` and trusts `ca_bundle` (None: the system's authorities) alone."""
+    """Sends requests with `certificate`, and trusts only `ca_bundle` (None: the system's authorities)."""
 
-    def __init__(self, certificate: Certificate, ca_bundle: str | None, now: Callable[[], float] = time.time) -> None:
-        """Raises MisconfiguredError when the certificate does not load or there is no one to trust."""
+    def __init__(self, certificate: Certificate, ca_bundle: str | None) -> None:
+        """Raises MisconfiguredError when the certificate does not load, or when there is no authority to trust."""
         self._certificate = certificate
         self._adapter = _Adapter(_context(certificate, ca_bundle))
-        self._now = now
-        self._used_at = 0.0
 
     def send(
         self,
@@ -78,102 +92,204 @@ class MutualTlsSession:
         form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request, one answer, whatever its status.
+        """Send one request over a new connection and return its answer, whatever the status.
 
-        Raises OutOfTimeError when no time is left to begin, NexiTimeoutError at the deadline or when a read takes too
-        long, NexiUnavailableError when there is no connection or it breaks, MisconfiguredError when either side refuses
-        the other's certificate.
+        Raises OutOfTimeError when no time is left to begin, NexiTimeoutError at the deadline or after READ_SECONDS,
+        UnansweredError when Nexi ends the connection before the first byte of an answer, NexiUnavailableError when
+        there is no connection or it breaks, and MisconfiguredError when either side refuses the other's certificate.
         """
         remaining = deadline.required(f"{method} {url}")
-        # By the wall clock, which goes on while Lambda has us frozen.
-        if not 0 <= self._now() - self._used_at < IDLE_SECONDS:
-            self.close()
-        timeout = min(CONNECT_SECONDS, remaining), min(READ_SECONDS, remaining)
-        token = _deadline.set(deadline)
+        exchange = _Exchange(deadline)
+        token = _current.set(exchange)
+        answer = None
         try:
             request = requests.Request(method, url, {**_HEADERS, **(headers or {})}, data=form).prepare()
+            timeout = CONNECT_SECONDS, min(READ_SECONDS, remaining)
             with self._adapter.send(request, stream=True, timeout=timeout) as response:
-                body = b""
-                # To the end, where urllib3 notices a body that was cut short; or to the limit.
-                while len(body) <= MAX_BODY_BYTES and (chunk := response.raw.read(16_384, decode_content=False)):
-                    body += chunk
-                return Answer(response.status_code, response.headers, body[:MAX_BODY_BYTES])
-        except (OSError, HTTPError) as error:
-            # The connection may be half open: not one more request on it, or on another of its age.
-            self.close()
-            raise self._translated(error, method, url) from error
+                answer = _read(response)
+        except SoftposError:
+            raise
+        # What malformed bytes make http.client, urllib3 and zlib raise.
+        except (OSError, HTTPError, http.client.HTTPException, ValueError, OverflowError) as error:
+            raise self._translated(error, exchange, method, url) from error
         finally:
-            self._used_at = self._now()
-            _deadline.reset(token)
+            _current.reset(token)
+            exchange.remember(good=answer is not None and answer.status in (200, 201))
+        return answer
 
-    def close(self) -> None:
-        """Drop every connection. The next request makes a new one."""
-        self._adapter.close()
-
-    def _translated(self, error: Exception, method: str, url: str) -> Exception:
+    def _translated(self, error: Exception, exchange: "_Exchange", method: str, url: str) -> Exception:
         causes = list(_causes(error))
+        shown = (
+            f"{self._certificate.subject}, SHA-256 {self._certificate.thumbprint}, "
+            f"valid until {self._certificate.not_after:%Y-%m-%d}"
+        )
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return MisconfiguredError(
-                    f"{url}: the server's certificate is not to be trusted ({cause.verify_message})",
-                    "check NEXI_BASE_URL, and NEXI_CA_BUNDLE if it is set: it must hold the server's authority",
+                    f"{url}: the server's certificate is not trusted ({cause.verify_message})",
+                    "Check NEXI_BASE_URL, and NEXI_CA_BUNDLE if it is set: it must hold the server's authority.",
                 )
             if isinstance(cause, ssl.SSLError) and _refuses_us(cause.reason or ""):
                 return CredentialsRefusedError(
-                    f"{url}: Nexi ended the handshake ({cause.reason}); it saw {self._certificate.subject}, "
-                    f"SHA-256 {self._certificate.thumbprint}, valid until {self._certificate.not_after:%Y-%m-%d}",
-                    "store a certificate that Nexi signed for this stage, in time, with its chain",
+                    f"{url}: Nexi ended the handshake ({cause.reason}); it saw {shown}",
+                    "Store a certificate that Nexi signed for this stage, in time, with its chain.",
                 )
         if any(isinstance(cause, requests.Timeout | TimeoutError) for cause in causes):
             return NexiTimeoutError(f"{method} {url} got no answer in time ({type(causes[-1]).__name__})")
         reason = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
-        return NexiUnavailableError(f"{method} {url} failed ({reason or type(causes[-1]).__name__})")
+        reason = reason or type(causes[-1]).__name__
+        if exchange.pool is not None and not exchange.received:
+            return UnansweredError(
+                f"{method} {url}: Nexi ended a new connection before answering ({reason}); it saw {shown}",
+                "Ask Nexi whether this certificate is registered: load balancers refuse one without an alert.",
+            )
+        return NexiUnavailableError(f"{method} {url} failed ({reason})")
+
+
+def _read(response: BaseHTTPResponse) -> Answer:
+    """Read a body to its end or to the limit. urllib3 decompresses no more than is asked for."""
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    compressed = coding in ("gzip", "x-gzip", "deflate")
+    body = b""
+    try:
+        if compressed or coding in ("", "identity"):
+            coding = ""
+            while len(body) <= MAX_BODY_BYTES and (chunk := response.read(16_384, decode_content=compressed)):
+                body += chunk
+    except DecodeError:
+        # The status counts even so.
+        return Answer(response.status, response.headers, b"", response.headers["Content-Encoding"])
+    return Answer(response.status, response.headers, body[:MAX_BODY_BYTES], coding)
 
 
 def _refuses_us(reason: str) -> bool:
-    """Whether it is an alert about what we have shown (RFC 8446 section 6.2), and not about Nexi's own state."""
+    """Return whether an alert is about what we have shown (RFC 8446 section 6.2), not about Nexi's own state."""
     return "ALERT" in reason and any(each in reason for each in _ABOUT_US)
 
 
 _ABOUT_US = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
 
+@dataclass(slots=True)
+class _Exchange:
+    """What is known of the request under way: the parts below have no other way to their caller."""
+
+    deadline: Deadline
+    pool: "_Pool | None" = None
+    """Set once TCP has connected."""
+    received: int = 0
+    """Bytes of an answer."""
+    resumed: ssl.SSLSession | None = None
+    """The TLS session that was offered to the server."""
+    session: ssl.SSLSession | None = None
+    """The TLS session that the next connection may resume."""
+
+    def remember(self, *, good: bool) -> None:
+        """Keep the TLS session of a good answer only: a gateway may keep its verdict on our certificate in it."""
+        if self.pool is None:
+            return
+        if self.resumed is not None:
+            # Some servers end every handshake that offers a session. A full one each time is slower, and works.
+            self.pool.failed_resumptions = 0 if self.received else self.pool.failed_resumptions + 1
+        self.pool.session = self.session if good and self.pool.failed_resumptions < _MAX_FAILED_RESUMPTIONS else None
+
+
+_current: ContextVar[_Exchange] = ContextVar("exchange")
+
+
 class _Socket(ssl.SSLSocket):
-    """Reads until the deadline and no further, so that a byte now and then does not start the clock anew."""
+    """Sends and reads until the deadline and no further: a byte now and then does not start the clock again."""
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        deadline = _deadline.get(None)
-        if deadline is not None:
-            remaining = deadline.remaining()
+        self._keep_to_deadline()
+        received = super().recv_into(buffer, nbytes, flags)
+        exchange = _current.get(None)
+        if exchange is not None:
+            exchange.received += received
+        return received
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self._keep_to_deadline()
+        return super().send(data, flags)
+
+    def _keep_to_deadline(self) -> None:
+        exchange = _current.get(None)
+        if exchange is not None:
+            remaining = exchange.deadline.remaining()
             if not remaining:
-                raise TimeoutError("the deadline passed while reading")
+                raise TimeoutError("the deadline passed")
             timeout = self.gettimeout()
             self.settimeout(remaining if timeout is None else min(timeout, remaining))
-        return super().recv_into(buffer, nbytes, flags)
+
+
+class _Context(ssl.SSLContext):
+    """Offers the TLS session of the last good answer to the server."""
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        exchange = _current.get()
+        if exchange.pool is not None:
+            exchange.resumed = exchange.pool.session
+        return super().wrap_socket(*arguments, **{**options, "session": exchange.resumed})
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads past interim answers, all of them; http.client knows only 100."""
+
+    def __init__(self, sock: ssl.SSLSocket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self._socket = sock
+
+    def begin(self) -> None:
+        super().begin()
+        _current.get().session = self._socket.session
+        try:
+            assert_header_parsing(self.msg)
+        except (HeaderParsingError, TypeError):
+            telemetry.note(header_defect=True)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INTERIM_ANSWERS + 1):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in typeshed
+            if status == 101:
+                raise NexiUnavailableError("Nexi switched protocols unasked", "Ask Nexi what answers at NEXI_BASE_URL.")
+            if not 100 <= status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise NexiUnavailableError("Nexi gave interim answers only", "Ask Nexi what answers at NEXI_BASE_URL.")
 
 
 class _Connection(HTTPSConnection):
+    response_class = _Response
+
+    def __init__(self, pool: "_Pool", *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._pool = pool
+
     def _new_conn(self) -> socket.socket:
-        """A connection within the deadline: the inherited method gives each address the whole timeout again."""
-        deadline = _deadline.get()
-        failure: OSError = TimeoutError("the deadline passed while connecting")
-        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in addresses[:_MAX_ADDRESSES]:
-            connection = socket.socket(family, kind, protocol)
-            try:
-                connection.settimeout(max(0.001, min(CONNECT_SECONDS, deadline.remaining())))
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.connect(address)
-            except OSError as error:
-                connection.close()
-                failure = error
-            else:
-                return connection
-        raise failure
+        exchange = _current.get()
+        connection = self._pool.connector.connect(self.host, self.port, exchange.deadline)
+        exchange.pool = self._pool
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # For the handshake. The read timeout comes after it.
+        connection.settimeout(max(0.001, min(HANDSHAKE_SECONDS, exchange.deadline.remaining())))
+        return connection
 
 
 class _Pool(HTTPSConnectionPool):
-    ConnectionCls = _Connection
+    """What is known of one server; no pool."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionCls = functools.partial(_Connection, self)  # type: ignore[assignment]  # makes connections
+        self.connector = Connector()
+        self.session: ssl.SSLSession | None = None
+        self.failed_resumptions = 0
+        """In a row."""
+
+    def _put_conn(self, conn: Any) -> None:
+        """Close the connection instead of keeping it."""
+        if conn is not None:
+            conn.close()
 
 
 class _Adapter(HTTPAdapter):
@@ -186,12 +302,25 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"https": _Pool}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """Nothing: trust is the context's. The inherited method would load certifi's bundle into it."""
+        """Do nothing. The inherited method would add certifi's bundle to the context."""
+
+    def send(self, *args: Any, **kwargs: Any) -> BaseHTTPResponse:  # type: ignore[override]  # see build_response
+        return super().send(*args, **kwargs)  # type: ignore[return-value]
+
+    def build_response(self, req: Any, resp: BaseHTTPResponse) -> Any:  # noqa: ARG002 - requests calls it so
+        """Return urllib3's response. The inherited method would parse cookies."""
+        return resp
 
 
 def _context(certificate: Certificate, ca_bundle: str | None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    """Return a context with what urllib3 sets, and without what it takes from the environment."""
+    context = _Context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A TLS 1.3 server may ask for the certificate after it has read the request.
+    context.post_handshake_auth = True
+    context.hostname_checks_common_name = False
+    # NEXI_CA_BUNDLE may hold the issuing authority without its root.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.sslsocket_class = _Socket
     _trust(context, ca_bundle)
     try:
@@ -199,8 +328,8 @@ def _context(certificate: Certificate, ca_bundle: str | None) -> ssl.SSLContext:
             context.load_cert_chain(chain, key)
     except (OSError, ValueError) as error:
         raise MisconfiguredError(
-            f"certificate secret: OpenSSL does not take the certificate and its key ({error})",
-            "store the certificate that Nexi sent, with its chain, and the key of its CSR",
+            f"certificate secret: OpenSSL does not load the certificate and its key ({error})",
+            "Store the certificate that Nexi sent, with its chain, and the key of its CSR.",
         ) from error
     return context
 
@@ -213,14 +342,14 @@ def _trust(context: ssl.SSLContext, ca_bundle: str | None) -> None:
     if file is None:
         raise MisconfiguredError(
             "NEXI_CA_BUNDLE names no file" if ca_bundle else "the system has no bundle of authorities",
-            "let NEXI_CA_BUNDLE be the path of a PEM file with the authorities to trust for Nexi, in a layer of yours",
+            "Set NEXI_CA_BUNDLE to the path, in a layer of yours, of a PEM file with the authorities to trust.",
         )
     try:
         context.load_verify_locations(file)
     except (OSError, ssl.SSLError) as error:
         raise MisconfiguredError(
             f"{'NEXI_CA_BUNDLE' if ca_bundle else file} holds no certificates in PEM",
-            "let NEXI_CA_BUNDLE be the path of a PEM file with the authorities to trust for Nexi",
+            "Set NEXI_CA_BUNDLE to the path of a PEM file with the authorities to trust for Nexi.",
         ) from error
 
 
@@ -230,7 +359,7 @@ _SYSTEM_BUNDLES = ("/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/certs/ca-certif
 
 @contextmanager
 def _pipe(pem: bytes) -> Iterator[str]:
-    """A path that `pem` can be read from once. OpenSSL loads files alone; a pipe is one that is on no disk."""
+    """Yield a path from which `pem` can be read once. OpenSSL loads only files, and a pipe is a file on no disk."""
     reading, writing = os.pipe()
     try:
         os.set_blocking(writing, False)
@@ -243,7 +372,7 @@ def _pipe(pem: bytes) -> Iterator[str]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what is under it, as requests and urllib3 wrap it: in causes, contexts, reasons and arguments."""
+    """Yield the error and what requests and urllib3 wrap in it: causes, contexts, reasons and arguments."""
     seen: set[int] = set()
     pending = [error]
     while pending:
