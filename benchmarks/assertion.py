@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from benchmarks.measure import MEDIANS, Row, Spread, Verdict, at_most, medians, number, ratio, take_turns
 from softpos.nexi import assertion
-from softpos.nexi.jwks import EncryptionKey, fit_keys
+from softpos.nexi.jwks import EncryptionKey, usable_keys
 
 OURS, LIMIT = "softpos", "bare cryptography"
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
@@ -116,7 +116,7 @@ def run(size: str) -> Row:
     private, theirs = (rsa.generate_private_key(65537, 2048) for _ in range(2))
     pem = _pem(private)
     public = EncryptionKey("enc-1", theirs.public_key()).jwk()
-    (key,) = fit_keys(json.dumps({"keys": [public]}).encode())
+    (key,) = usable_keys(json.dumps({"keys": [public]}).encode())
     signer = assertion.certificate_signer(private)
     contestants: dict[str, Callable[[], object]] = {
         LIMIT: lambda: bare(_claims(), private, key),

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.assertion import bare
 from softpos.credentials import parse_certificate
-from softpos.nexi.jwks import fit_keys
+from softpos.nexi.jwks import usable_keys
 
 _FORM = "application/x-www-form-urlencoded"
 
@@ -52,7 +52,7 @@ class BareEnrollment:
         grant = {"grant_type": "client_credentials", "client_id": self._client_id}
         token = self._ask_nexi("POST", "/softpos/appenrollment/token", {**grant, "client_secret": "secret"})
         self._bearer = {"Authorization": f"Bearer {json.loads(token)['access_token']}"}
-        (self._key,) = fit_keys(self._ask_nexi("GET", "/softpos/par/jwks.json"))
+        (self._key,) = usable_keys(self._ask_nexi("GET", "/softpos/par/jwks.json"))
 
     def enroll(self, event: dict[str, Any]) -> dict[str, Any]:
         """What the handler answers to the event."""

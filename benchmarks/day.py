@@ -19,7 +19,7 @@ from softpos import telemetry
 from softpos.cache import CacheTable, Entry, _Item
 from softpos.credentials import Application, Credentials, parse_certificate
 from softpos.deadline import Deadline
-from softpos.enrollment import REFRESH_BEFORE_SECONDS
+from softpos.enrollment.service import REFRESH_BEFORE_SECONDS
 from softpos.nexi.client import KEYS_PATH, Nexi
 from softpos.nexi.jwks import EncryptionKey
 from softpos.nexi.session import Answer

@@ -149,9 +149,10 @@ def first(enroll: Callable[[], Any], _event: dict[str, Any], _number: float) -> 
 
 def restored(enroll: Callable[[], Any], _event: dict[str, Any], _number: float) -> None:
     """The first enrollment of a copy of a snapshot: what `prepare` has built is there, and no connection."""
-    from softpos import enrollment, snapshot
+    from softpos import snapshot
+    from softpos.enrollment import service
 
-    snapshot._freeze(enrollment.service)
+    snapshot._freeze(service.enrollment)
     snapshot._thaw()
     _say(Clock().take(enroll))
 

@@ -14,6 +14,8 @@ from onboarding.options import as_json, example, placed
 from softpos.aws import error_code
 from softpos.credentials import DEFAULT_SCOPE, parse_application
 
+SCOPE_WARNING = f"the SDK always asks for the scope `{DEFAULT_SCOPE}`: Nexi may refuse another one"
+
 _MEMBERS = ("client_id", "client_secret", "redirect_uri", "scope")
 
 _MAX_CHARACTERS = 8192
@@ -60,6 +62,8 @@ def set_(deployment: Deployment, client_id: str | None, redirect_uri: str | None
             SecretId=deployment.output("ApplicationSecretId"), SecretString=value
         )
     console.say(f"Stored for client {members['client_id']}. Functions take it up within five minutes")
+    if members["scope"] != DEFAULT_SCOPE:
+        console.warn(f"{SCOPE_WARNING}. `softpos application set --scope {DEFAULT_SCOPE}` sets it")
 
 
 @application.command(epilog=example("softpos application show --stage staging"))

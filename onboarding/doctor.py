@@ -19,12 +19,14 @@ from cryptography import x509
 from rich.text import Text
 
 from onboarding import console, issued
+from onboarding.application import SCOPE_WARNING
 from onboarding.deployment import ALIAS, FUNCTION, Deployment, translated
 from onboarding.options import as_json, example, placed, with_ca_bundle, with_client_certificate
 from onboarding.terminals import PAGE, BackOffice
 from onboarding.trial import Trial
 from onboarding.versions import CertificateSecret
 from softpos.credentials import (
+    DEFAULT_SCOPE,
     Application,
     Certificate,
     SecretMissingError,
@@ -302,7 +304,10 @@ class Examination:
             application = self._application
         except SecretMissingError as error:
             return "failed", str(error), "what Nexi's portal gave the app", "softpos application set"
-        return "ok", f"client {application.client_id}, redirect URI {application.redirect_uri}, {application.scope}"
+        found = f"client {application.client_id}, redirect URI {application.redirect_uri}, {application.scope}"
+        if application.scope != DEFAULT_SCOPE:
+            return "warning", found, SCOPE_WARNING, f"softpos application set --scope {DEFAULT_SCOPE}"
+        return "ok", found
 
     def _certificate_secret(self) -> Outcome:
         way = "softpos certificate request, import, activate: docs/onboarding.md has the whole way"
@@ -406,7 +411,7 @@ class Examination:
     def _clock(self) -> Outcome:
         now = self._trial.answered_at
         clock = NexiClock(lambda: now)
-        clock.learn(self._answer.headers.get("Date"))
+        clock.learn(self._answer.headers)
         if not clock.ahead:
             return "ok", f"within {TOLERANCE_SECONDS:.0f} s of Nexi's"
         direction = "ahead of" if clock.ahead > 0 else "behind"
@@ -419,7 +424,7 @@ class Examination:
 
     def _registered(self) -> Outcome:
         if self._answer.status == 403:
-            refusal = Reading("JWKS", self._answer).refusal(self._trial.answered_at)
+            refusal = Reading("JWKS", self._answer).failure(self._trial.answered_at)
             return "failed", str(refusal), "a certificate that Nexi has registered", refusal.remedy
         if self._answer.status != 200:
             found = f"Nexi's JWKS answered {self._answer.status}, which says nothing of the certificate"
@@ -431,7 +436,11 @@ class Examination:
 
     def _keys(self) -> Outcome:
         keys = self._trial.keys().keys
-        return "ok", f"{len(keys)} for encryption, the first is {keys[0].kid or 'without a kid'}"
+        found = f"{len(keys)} of the best rank, the first is {keys[0].kid or 'without a kid'}"
+        if keys[0].label:
+            said = f"{found}, labelled: {keys[0].label}"
+            return "warning", said, "a key for encryption", "ask Nexi; assertions are encrypted to it anyway"
+        return "ok", found
 
     # ---------------------------------------------------------------- terminals, and an enrollment
 

@@ -85,6 +85,8 @@ class Nexi:
         self.apps = apps
         self._now = now
         self.clock_offset = 0.0
+        self.date_offset = 0.0
+        """How far the Date headers are off, as a gateway's may be that writes them."""
         self.calls: deque[Call] = deque(maxlen=10_000)
         self.counts: Counter[str] = Counter()
         """`call <endpoint>`, `connection`, `handshake`, `resumed`, `handshake refused`, `reject <rule>`,
@@ -338,7 +340,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "Content-Type": "application/json;charset=UTF-8",
             "Cache-Control": "no-store",
             "Content-Length": str(len(body)),
-            "Date": formatdate(self.server.nexi.now(), usegmt=True),
+            "Date": formatdate(self.server.nexi.now() + self.server.nexi.date_offset, usegmt=True),
             **(headers or {}),
         }
         reason = http.client.responses.get(status, "Unknown")

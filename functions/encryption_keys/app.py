@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from softpos import enrollment, operators, problems, snapshot, telemetry
+from softpos import operators, problems, snapshot, telemetry
+from softpos.enrollment import service
 from softpos.nexi import client
 
 _MAX_AGE_SECONDS = 300
@@ -17,7 +18,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     telemetry.begin("encryption_keys", request_id=gateway["requestId"], invocation=context.aws_request_id)
     try:
         operators.email_of(gateway["authorizer"]["jwt"]["claims"])
-        published = client.channel().keys(enrollment.deadline_within(context.get_remaining_time_in_millis()))
+        published = client.channel().keys(service.deadline_within(context.get_remaining_time_in_millis()))
     except Exception as error:  # noqa: BLE001 - whatever it is, the phone gets a problem and the log gets the cause
         return problems.problem(error, gateway["requestId"])
     telemetry.succeeded("encryption keys given")

@@ -4,10 +4,11 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from softpos import enrollment, operators, problems, snapshot, telemetry
+from softpos import operators, problems, snapshot, telemetry
+from softpos.enrollment import service
 from softpos.errors import InvalidRequestError
 
-snapshot.prepare(enrollment.service)
+snapshot.prepare(service.enrollment)
 
 
 def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -17,8 +18,8 @@ def lambda_handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     try:
         email = operators.email_of(gateway["authorizer"]["jwt"]["claims"])
         device_id = problems.members(event, device_id=problems.device_id)["device_id"]
-        deadline = enrollment.deadline_within(context.get_remaining_time_in_millis())
-        pushed = enrollment.service().enroll(email, device_id, deadline, _idempotency_key(event["headers"]))
+        deadline = service.deadline_within(context.get_remaining_time_in_millis())
+        pushed = service.enrollment().enroll(email, device_id, deadline, _idempotency_key(event["headers"]))
     except Exception as error:  # noqa: BLE001 - whatever it is, the phone gets a problem and the log gets the cause
         return problems.problem(error, gateway["requestId"])
     telemetry.succeeded("enrollment pushed")

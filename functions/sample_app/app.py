@@ -6,8 +6,9 @@ Source: the sample's own contract. The same code underneath as for every app; no
 from collections.abc import Callable
 from typing import Any
 
-from softpos import app_configuration, enrollment, operators, problems, sign_in, telemetry
+from softpos import app_configuration, operators, problems, sign_in, telemetry
 from softpos.credentials import application_store
+from softpos.enrollment import service
 from softpos.errors import InvalidRequestError
 
 Event = dict[str, Any]
@@ -51,8 +52,8 @@ def _execute(event: Event, context: Any) -> dict[str, Any]:
     asked = problems.members(event, redirect_uri=_text, device_id=problems.device_id)
     if asked["redirect_uri"] != application_store().get().redirect_uri:
         raise InvalidRequestError({"redirect_uri": "is not the one that the application secret has"})
-    deadline = enrollment.deadline_within(context.get_remaining_time_in_millis())
-    pushed = enrollment.service().enroll(email, asked["device_id"], deadline)
+    deadline = service.deadline_within(context.get_remaining_time_in_millis())
+    pushed = service.enrollment().enroll(email, asked["device_id"], deadline)
     return {"request_uri": pushed.request_uri, "expires_in": pushed.expires_in}
 
 

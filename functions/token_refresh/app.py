@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from softpos import enrollment, telemetry
+from softpos import telemetry
+from softpos.enrollment import service
 
 
 class RefreshFailedError(Exception):
@@ -13,7 +14,7 @@ def lambda_handler(event: dict[str, Any], context: Any) -> None:  # noqa: ARG001
     """An EventBridge schedule's event, whatever it says. Raises RefreshFailedError, so that the run has failed."""
     telemetry.begin("token_refresh", invocation=context.aws_request_id)
     try:
-        enrollment.service().refresh(enrollment.deadline_within(context.get_remaining_time_in_millis()))
+        service.enrollment().refresh(service.deadline_within(context.get_remaining_time_in_millis()))
     except Exception as error:  # noqa: BLE001 - whatever it is: Lambda would log its text, and only ours may be logged
         telemetry.failed(error)
         raise RefreshFailedError from None

@@ -242,7 +242,7 @@ def nexi_like(
 
 GOOD_TOKEN = {"access_token": "an-access-token-of-fifty-characters-for-the-tests-0", "expires_in": 3600}
 _GATEWAY_PAGE = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
-_SIGNING_KEYS_ALONE = b'{"keys":[{"kty":"RSA","use":"sig","n":"AQAB","e":"AQAB"}]}'
+_SHORT_KEYS_ALONE = b'{"keys":[{"kty":"RSA","use":"sig","n":"AQAB","e":"AQAB"}]}'
 
 
 def _pem(key: Any) -> str:
@@ -253,8 +253,8 @@ def _pem(key: Any) -> str:
 
 
 _PORTAL = "client_id and client_secret"
-_REGISTER = "registered at Nexi"
-_COMPARE = "compare with Nexi's portal"
+_REGISTER = "send its .pem"
+_COMPARE = "Compare e-mail, point of sale, TIDs"
 
 FAILURES = [
     Failure(
@@ -302,7 +302,7 @@ FAILURES = [
         500,
         "misconfigured",
         ("TERMINALS_TABLE", "every TID"),
-        "assign a terminal anew",
+        "softpos terminals assign",
     ),
     Failure(
         "a terminals table that does not exist",
@@ -535,9 +535,10 @@ FAILURES = [
     Failure(
         "a redirect where the token should be",
         _answers(reply("302 Found", b"", [("Location", "https://127.0.0.1:1/")])),
-        502,
-        "nexi_rejected",
+        503,
+        "nexi_unavailable",
         ("token answered 302",),
+        "NEXI_BASE_URL",
     ),
     Failure(
         "a token that is empty",
@@ -548,19 +549,19 @@ FAILURES = [
         "NEXI_BASE_URL",
     ),
     Failure(
-        "a JWKS with signing keys alone",
-        _answers(b"", keys=reply("200 OK", _SIGNING_KEYS_ALONE)),
+        "a JWKS without a usable key",
+        _answers(b"", keys=reply("200 OK", _SHORT_KEYS_ALONE)),
         503,
         "nexi_unavailable",
-        ("no key to encrypt to",),
+        ("no usable key",),
         "/softpos/par/jwks.json",
     ),
     Failure(
         "an authorization without a request_uri",
         _answers(b"", par=reply("201 Created", b'{"expires_in": 90}')),
-        503,
-        "nexi_unavailable",
-        ("PAR answered 201", "no request_uri"),
-        "NEXI_BASE_URL",
+        502,
+        "nexi_rejected",
+        ("PAR answered 201", "expires_in"),
+        "Ask Nexi",
     ),
 ]

@@ -10,8 +10,9 @@ import sys
 import time
 import traceback
 
-from softpos import aws, cache, enrollment
+from softpos import aws, cache
 from softpos.deadline import Deadline
+from softpos.enrollment import service
 from softpos.errors import SoftposError
 
 count, variables = int(sys.argv[1]), json.loads(sys.argv[2])
@@ -24,7 +25,7 @@ cache.LEASE_SECONDS = 40.0
 signal.alarm(110)
 
 # Imported and built once, as an init phase would, but connected nowhere: each child does that for itself.
-enrollment.service()
+service.enrollment()
 
 gate, opener = os.pipe()
 results, teller = os.pipe()
@@ -34,7 +35,7 @@ for number in range(count):
         os.read(gate, 1)  # until the parent opens the gate, for all at once
         try:
             began = time.time()
-            pushed = enrollment.service().enroll("mario.rossi@example.com", f"device {number}", Deadline(60))
+            pushed = service.enrollment().enroll("mario.rossi@example.com", f"device {number}", Deadline(60))
             outcome = {"request_uri": pushed.request_uri, "seconds": time.time() - began}
         except SoftposError as error:
             outcome = {"error": error.code, "message": str(error)}

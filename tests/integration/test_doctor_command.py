@@ -180,6 +180,13 @@ ROWS = [
         "scope",
     ),
     Row(
+        "application-secret-has-a-scope-that-the-sdk-does-not-ask-for",
+        lambda scene: scene.application(scope="oidc email"),
+        {"application secret": "warning"},
+        "oidc email",
+        "softpos application set --scope oidc",
+    ),
+    Row(
         "application-secret-is-empty",
         lambda scene: scene.emptied("ApplicationSecret", "ApplicationSecretId"),
         failed("application secret"),
@@ -322,10 +329,11 @@ ROWS = [
         "NTP",
     ),
     Row(
-        "jwks-has-no-usable-key",
+        "jwks-has-a-signing-key-alone",
         lambda scene: scene.changed(scene.stack.nexi, "_encryption_keys", []),
-        failed("JWKS"),
-        "key",
+        {"JWKS": "warning"},
+        "use sig",
+        "ask Nexi",
     ),
     # ---- the stack
     Row(

@@ -83,8 +83,8 @@ def test_enrollments_at_the_same_time_all_succeed_each_with_a_request_uri_of_its
     assert len({response.json()["request_uri"] for response in responses}) == 8
 
 
-def test_the_minimal_headers_of_nexis_samples_are_accepted(start_backend: Callable[..., Backend]) -> None:
-    assert start_backend({"ASSERTION_HEADERS": "minimal"}).enroll().status_code == 201
+def test_the_full_headers_of_rfc_7519_are_accepted(start_backend: Callable[..., Backend]) -> None:
+    assert start_backend({"ASSERTION_HEADERS": "full"}).enroll().status_code == 201
 
 
 @pytest.mark.parametrize(

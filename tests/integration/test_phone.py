@@ -17,7 +17,7 @@ from tokens import Forger
 
 from sandbox.local import MPOS_TID, OPERATOR, POINT_OF_SALE, SECOND_OPERATOR, SOFTPOS_TID, LocalStack
 from sandbox.template import Template
-from softpos import limit
+from softpos.enrollment import limit
 
 CONFIGURATION = {
     "app_id": "sandbox-app",

@@ -79,4 +79,4 @@ def test_what_is_put_right_in_a_secret_serves_the_enrollment_that_would_have_bee
     time.sleep(MIN_AGE_SECONDS)
     served = api.enroll()
     assert served.status_code == 201
-    assert api.line(served)["mended"] == ["RequestRefusedError"]
+    assert api.line(served)["recovery"] == ["secrets"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sandbox.local import LocalStack
-from softpos import limit
+from softpos.enrollment import limit
 
 SCRIPT = Path(__file__).with_name("single_flight.py")
 LAYER = Path(__file__).parents[2] / "layers" / "softpos"

@@ -19,7 +19,6 @@ import requests
 from sandbox.faults import KINDS
 from sandbox.local import LocalStack
 from sandbox.nexi import Nexi
-from softpos.nexi.client import KEYS_COOLDOWN_SECONDS
 
 MINUTES = float(os.environ.get("MINUTES") or 3)
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
@@ -63,17 +62,12 @@ def have_bad_days(nexi: Nexi, stopping: threading.Event) -> None:
     """Play every kind of fault in a random order, again and again, on a clock that is set anew each time."""
     chance = random.Random(f"{SEED} faults")
     kinds: list[str] = []
-    # Rotated within the cooldown of the last fetch, keys cost every enrollment until it is over.
-    rotation_at = time.monotonic() + KEYS_COOLDOWN_SECONDS
     while not stopping.wait(chance.uniform(0, 3.0)):
         if not kinds:
             kinds = chance.sample(KINDS, len(KINDS))
             nexi.clock_offset = chance.choice([0.0, -8.0, -90.0, 30.0])
+            nexi.date_offset = chance.choice([0.0, 0.0, 3600.0, -3600.0])
         kind = kinds.pop()
-        if kind == "rotate":
-            if time.monotonic() < rotation_at:
-                continue
-            rotation_at = time.monotonic() + 2 * KEYS_COOLDOWN_SECONDS
         endpoint = chance.choice(["token", "keys", "par", "par", "any"])
         nexi.faults.add(f"{endpoint}:{kind}*{1 if kind == 'rotate' else chance.randint(1, 3)}")
         if endpoint == "token":

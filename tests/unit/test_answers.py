@@ -12,7 +12,7 @@ DEVICE = "a-device-id-from-the-sdk"
 
 
 def said(body: str, *names: str) -> str:
-    return str(Reading("PAR", Answer(400, {}, body.encode()), names=names).refusal(0.0))
+    return str(Reading("PAR", Answer(400, {}, body.encode()), names=names).failure(0.0))
 
 
 @pytest.mark.parametrize(

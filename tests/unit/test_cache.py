@@ -9,7 +9,7 @@ from botocore.parsers import ResponseParserError
 from softpos import cache as cache_module
 from softpos.cache import LEASE_SECONDS, TABLE_PAUSE_SECONDS, Cache, CacheTable, Entry
 from softpos.deadline import Deadline
-from softpos.enrollment import DEADLINE_SECONDS
+from softpos.enrollment.service import DEADLINE_SECONDS
 from softpos.errors import (
     CredentialsRefusedError,
     NexiRejectedError,
@@ -463,19 +463,8 @@ class TestStale:
             warm.get(NAME, source, Deadline(10))
 
 
-class TestDrop:
-    def test_exactly_that_entry_goes_from_both_tiers(self, dynamodb: Any, clock: Clock) -> None:
-        source, warm = Source(clock), environment(dynamodb, clock)
-        bad = warm.get(NAME, source, Deadline(10))
-        warm.drop(NAME, bad)
-        assert "sealed" not in item(dynamodb)
-        clock.time += 1
-        good = warm.get(NAME, source, Deadline(10))
-        warm.drop(NAME, bad)
-        assert warm.get(NAME, source, Deadline(10)) is good
-        assert item(dynamodb)["version"]["S"] == good.version
-
-    def test_one_that_is_known_to_be_bad_is_not_taken_from_the_table(self, dynamodb: Any, clock: Clock) -> None:
+class TestFit:
+    def test_an_entry_that_is_not_fit_is_not_taken_from_the_table(self, dynamodb: Any, clock: Clock) -> None:
         source, warm = Source(clock), environment(dynamodb, clock)
         bad = warm.get(NAME, source, Deadline(10))
         clock.time += 1

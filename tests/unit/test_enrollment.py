@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import pytest
 from unit_support import Clock
 
-from softpos.circuit import OPEN_AFTER_FAILURES, Circuit
 from softpos.deadline import Deadline
-from softpos.enrollment import Enrollment
+from softpos.enrollment.circuit import OPEN_AFTER_FAILURES, Circuit
+from softpos.enrollment.service import Enrollment
 from softpos.errors import (
     NexiRejectedError,
     NexiTimeoutError,
@@ -18,7 +18,7 @@ from softpos.errors import (
     TooManyEnrollmentsError,
     UnansweredError,
 )
-from softpos.nexi.client import PushedAuthorization
+from softpos.nexi.client import Plan, PushedAuthorization
 from softpos.terminals import Assignment
 
 PUSHED = PushedAuthorization("urn:x", 90, 1_800_000_090)
@@ -30,16 +30,22 @@ class Nexi:
 
     def __init__(self) -> None:
         self.next: list[SoftposError] = []
+        self.renewed: list[bool] = []
+        self.last: Any = None
         self.pushed = 0
 
-    def push(self, *_: Any) -> PushedAuthorization:
+    def push(self, _held: Any, _device_id: str, _deadline: Deadline, plan: Plan) -> PushedAuthorization:
         self.pushed += 1
+        plan.last = self.last
         if self.next:
             raise self.next.pop(0)
         return PUSHED
 
-    def mend(self, *_: Any) -> bool:
-        return False
+    def credentials_renewed(self) -> bool:
+        return self.renewed.pop(0) if self.renewed else False
+
+    def accepted(self, *_: Any) -> None:
+        """Learn nothing."""
 
 
 class Limit:
@@ -81,11 +87,17 @@ def slept() -> list[float]:
     return []
 
 
+def enrollment_of(registry: Any, nexi: Any, limit: Any, circuit: Circuit, sleep: Any = lambda _: None) -> Enrollment:
+    budget: Any = SimpleNamespace(payment=lambda _: SimpleNamespace(refund=lambda: None), first_failure=lambda _: True)
+    once: Any = Once
+    return Enrollment(registry, nexi, once, limit, budget, circuit, circuit, sleep)
+
+
 @pytest.fixture
 def enrollment(nexi: Nexi, circuit: Circuit, slept: list[float]) -> Enrollment:
     registry: Any = SimpleNamespace(held_by=lambda email: Assignment("00012345", "30000001", None, email))
     limit: Any = Limit(3)
-    return Enrollment(registry, nexi, Once, limit, circuit, slept.append)  # type: ignore[arg-type]  # fakes
+    return enrollment_of(registry, nexi, limit, circuit, slept.append)
 
 
 def test_failures_with_successes_between_them_open_no_circuit(enrollment: Enrollment, nexi: Nexi) -> None:
@@ -105,7 +117,7 @@ def test_a_rejection_is_an_answer_and_closes_the_circuit(enrollment: Enrollment,
 def test_each_failure_of_an_enrollment_lengthens_the_pause(
     enrollment: Enrollment, nexi: Nexi, slept: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("softpos.circuit._random.uniform", lambda _, ceiling: ceiling)
+    monkeypatch.setattr("softpos.enrollment.circuit._random.uniform", lambda _, ceiling: ceiling)
     nexi.next = [DOWN] * 4
     assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
     assert slept == [0.2, 0.4, 0.8, 1.0]
@@ -135,7 +147,7 @@ def test_what_aws_has_taken_too_long_for_is_not_begun(nexi: Nexi, circuit: Circu
 
     registry: Any = SimpleNamespace(held_by=held_by)
     limit: Any = SimpleNamespace(admit=lambda _: take("limit"))
-    enrollment = Enrollment(registry, nexi, Once, limit, circuit)  # type: ignore[arg-type]  # fakes
+    enrollment = enrollment_of(registry, nexi, limit, circuit)
     with pytest.raises(OutOfTimeError, match="no time left for an assertion"):
         enrollment.enroll("a@b.c", "device", Deadline(10, clock))
     Once.pushed.clear()
@@ -144,21 +156,19 @@ def test_what_aws_has_taken_too_long_for_is_not_begun(nexi: Nexi, circuit: Circu
     assert nexi.pushed == 0
 
 
-def test_what_was_mended_too_late_is_told_as_it_was(nexi: Nexi, circuit: Circuit) -> None:
-    """And not as a lack of time: the log needs what Nexi said."""
+def test_a_recovery_that_took_all_the_time_leaves_the_refusal_as_the_error(nexi: Nexi, circuit: Circuit) -> None:
+    """And not a lack of time: the log needs what Nexi said."""
     clock = Clock(1_000.0)
     registry: Any = SimpleNamespace(held_by=lambda email: Assignment("00012345", "30000001", None, email))
-    limit: Any = Limit(3)
 
-    def mend(*_: Any) -> bool:
+    def slowly() -> bool:
         clock.now += 11
         return True
 
-    nexi.mend = mend  # type: ignore[method-assign]  # that takes long
+    nexi.credentials_renewed = slowly  # type: ignore[method-assign]  # that takes long
     nexi.next = [NexiRejectedError("ContractCode not found.")]
-    enrollment = Enrollment(registry, nexi, Once, limit, circuit)  # type: ignore[arg-type]  # fakes
     with pytest.raises(NexiRejectedError, match="ContractCode"):
-        enrollment.enroll("a@b.c", "device", Deadline(10, clock))
+        enrollment_of(registry, nexi, Limit(3), circuit).enroll("a@b.c", "device", Deadline(10, clock))
     assert nexi.pushed == 1
 
 

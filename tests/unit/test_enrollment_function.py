@@ -13,7 +13,7 @@ import pytest
 from handlers import EVENTS, OPERATOR, Context, Event, invoke, load_event, load_function
 from unit_support import Lines
 
-from softpos import enrollment, telemetry
+from softpos import telemetry
 from softpos.deadline import Deadline
 from softpos.errors import (
     InvalidRequestError,
@@ -69,7 +69,7 @@ def function() -> ModuleType:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> FakeEnrollment:
     fake = FakeEnrollment()
-    monkeypatch.setattr(enrollment, "service", lambda: fake)
+    monkeypatch.setattr("softpos.enrollment.service.enrollment", lambda: fake)
     return fake
 
 
@@ -311,7 +311,7 @@ class TestAFailure:
         def unbuildable() -> None:
             raise MisconfiguredError("environment variable STAGE is not set", "set it")
 
-        monkeypatch.setattr(enrollment, "service", unbuildable)
+        monkeypatch.setattr("softpos.enrollment.service.enrollment", unbuildable)
         answer = handle(load("created"))
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (500, "misconfigured")
         assert "STAGE" not in answer["body"]

@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from softpos.deadline import Deadline
+from softpos.enrollment.idempotency import Idempotency
 from softpos.errors import NexiRejectedError, NexiTimeoutError
-from softpos.idempotency import Idempotency
 from softpos.nexi.client import REQUEST_URI_SECONDS, PushedAuthorization
 from softpos.seal import Seal
 from softpos.terminals import Assignment

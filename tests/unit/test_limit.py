@@ -10,8 +10,8 @@ from unit_support import Clock
 
 from softpos.cache import CacheTable
 from softpos.credentials import Application, Certificate, Credentials
+from softpos.enrollment.limit import WINDOW_SECONDS, OperatorLimit
 from softpos.errors import TooManyEnrollmentsError
-from softpos.limit import WINDOW_SECONDS, OperatorLimit
 
 OPERATOR = "mario.rossi@example.com"
 PER_MINUTE = 3

@@ -81,8 +81,10 @@ def test_a_line_break_after_the_secret_is_not_of_it(end: str, secret: Secret) ->
 
 
 def test_the_scope_is_as_given(secret: Secret) -> None:
-    assert set_all("--scope", " oidc email ").status == 0
+    ended = set_all("--scope", " oidc email ")
+    assert ended.status == 0
     assert secret.value["scope"] == "oidc email"
+    assert "the SDK always asks for the scope `oidc`" in " ".join(ended.err.split())
 
 
 @pytest.mark.parametrize(
@@ -236,8 +238,8 @@ def test_at_a_terminal_enter_leaves_the_secret_as_it_is(
     secret: Secret, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret.put(STORED)
-    typed("", monkeypatch, "--scope", "oidc email")
-    assert secret.value == {**STORED, "scope": "oidc email"}
+    typed("", monkeypatch, "--client-id", "another")
+    assert secret.value == {**STORED, "client_id": "another"}
     assert capsys.readouterr().err.strip() == "Client secret (Enter: as it is):"
 
 

@@ -14,7 +14,9 @@ from softpos.errors import (
     EnrollmentInProgressError,
     IdempotencyKeyReusedError,
     InvalidRequestError,
+    MalformedPairError,
     MisconfiguredError,
+    NexiFailedError,
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
@@ -57,6 +59,8 @@ DOCUMENTED = [
     pytest.param(BackendUnavailableError("s3cr3t"), "backend_unavailable", 503, id="backend_unavailable"),
     pytest.param(OutOfTimeError("s3cr3t"), "backend_unavailable", 503, id="out-of-time"),
     pytest.param(UnansweredError("s3cr3t"), "nexi_unavailable", 503, id="unanswered"),
+    pytest.param(MalformedPairError("s3cr3t"), "misconfigured", 500, id="malformed-pair"),
+    pytest.param(NexiFailedError("s3cr3t"), "nexi_unavailable", 503, id="nexi-failed"),
     pytest.param(SoftposError("s3cr3t", "s3cr3t"), "internal_error", 500, id="internal_error"),
     pytest.param(RuntimeError("s3cr3t"), "internal_error", 500, id="anything-else"),
 ]

@@ -29,7 +29,7 @@ from handlers import (
 )
 from unit_support import Lines
 
-from softpos import app_configuration, enrollment, operators, sign_in, telemetry
+from softpos import app_configuration, operators, sign_in, telemetry
 from softpos.app_configuration import AppConfiguration
 from softpos.credentials import Application
 from softpos.deadline import Deadline
@@ -118,7 +118,7 @@ def backend(function: ModuleType, monkeypatch: pytest.MonkeyPatch) -> FakeBacken
     application = Application("app-1", "the-client-secret", REDIRECT_URI, "oidc")
     monkeypatch.setattr(sign_in, "id_token", fake.id_token)
     monkeypatch.setattr(app_configuration, "service", lambda: fake)
-    monkeypatch.setattr(enrollment, "service", lambda: fake)
+    monkeypatch.setattr("softpos.enrollment.service.enrollment", lambda: fake)
     monkeypatch.setattr(function, "application_store", lambda: SimpleNamespace(get=lambda: application))
     return fake
 

@@ -66,7 +66,7 @@ def test_every_variable_is_read_into_its_field() -> None:
 
 def test_the_required_variables_are_enough() -> None:
     settings = Settings.from_environment({name: ENVIRONMENT[name] for name in REQUIRED})
-    assert (settings.nexi_ca_bundle, settings.signing_key_id, settings.minimal_assertion_headers) == (None, None, False)
+    assert (settings.nexi_ca_bundle, settings.signing_key_id, settings.minimal_assertion_headers) == (None, None, True)
     assert (settings.assign_on_first_use, settings.point_of_sale_claim) == (False, None)
     assert settings.enrollments_per_minute == 10
 
@@ -110,7 +110,7 @@ def test_blanks_around_a_value_are_not_part_of_it() -> None:
     [
         pytest.param("full", False, id="full"),
         pytest.param("minimal", True, id="minimal"),
-        pytest.param("", False, id="empty-is-full"),
+        pytest.param("", True, id="empty-is-minimal"),
     ],
 )
 def test_assertion_headers_are_full_or_minimal(value: str, minimal: bool) -> None:
@@ -120,7 +120,7 @@ def test_assertion_headers_are_full_or_minimal(value: str, minimal: bool) -> Non
 
 @pytest.mark.parametrize("value", ["Minimal", "none", "true", "full,minimal"])
 def test_assertion_headers_take_no_other_word(value: str) -> None:
-    with pytest.raises(MisconfiguredError, match="ASSERTION_HEADERS is neither full nor minimal"):
+    with pytest.raises(MisconfiguredError, match="ASSERTION_HEADERS is neither minimal nor full"):
         Settings.from_environment({**ENVIRONMENT, "ASSERTION_HEADERS": value})
 
 

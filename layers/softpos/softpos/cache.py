@@ -108,14 +108,6 @@ class Cache:
         self._memory[name] = entry
         return entry
 
-    def drop(self, name: str, entry: Entry) -> None:
-        """Forget exactly `entry`, in both tiers; a newer one of that name stays."""
-        held = self._memory.get(name)
-        if held is not None and held.version == entry.version:
-            del self._memory[name]
-        if self._table is not None:
-            self._table.drop(name, entry.version)
-
     def _fly(
         self,
         name: str,
@@ -246,14 +238,10 @@ class CacheTable:
         """Give the lease back without a value, so that the next one need not wait for it to lapse."""
         self._update(name, "REMOVE holder, lease_until", "holder = :holder", {":holder": {"S": holder}})
 
-    def drop(self, name: str, version: str) -> None:
-        """Remove the value if it is still that version."""
-        self._update(name, "REMOVE sealed, version", "version = :seen", {":seen": {"S": version}})
+    def admit(self, name: str, limit: int, expires_at: float) -> bool | None:
+        """Count under a name. Return whether that makes no more than `limit` by then; None when the table fails.
 
-    def admit(self, name: str, limit: int, expires_at: float) -> bool:
-        """Count under a name. Whether that makes no more than `limit` by then.
-
-        A table that fails admits everyone, and so does one that holds what is no count.
+        What is not a count is replaced by one.
         """
         answer = self._call(
             "update_item",
@@ -267,7 +255,11 @@ class CacheTable:
                 ":number": {"S": "N"},
             },
         )
-        return answer is None or "refused" not in answer
+        return None if answer is None else "refused" not in answer
+
+    def refund(self, name: str) -> None:
+        """Take one from what `admit` counted under a name."""
+        self._update(name, "ADD admitted :less", "admitted > :none", {":less": {"N": "-1"}, ":none": {"N": "0"}})
 
     def _update(self, name: str, expression: str, condition: str, values: dict[str, Any]) -> bool:
         answer = self._call(

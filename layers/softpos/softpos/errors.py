@@ -13,6 +13,8 @@ class SoftposError(Exception):
     """
 
     code = "internal_error"
+    metric_code: str | None = None
+    """The code under which the metric Failed counts it, where that is not `code`."""
 
     def __init__(self, message: str, remedy: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -115,8 +117,14 @@ class MisconfiguredError(SoftposError):
     code = "misconfigured"
 
 
+class MalformedPairError(MisconfiguredError):
+    """When one operator's item in the terminals table is malformed. It is no reason to page anyone."""
+
+    metric_code = "pair_malformed"
+
+
 class CredentialsRefusedError(MisconfiguredError):
-    """When Nexi refuses the certificate, the client id or the client secret that we have."""
+    """When Nexi refuses our certificate in the handshake, or our credentials at the token or JWKS endpoint."""
 
 
 class BackendUnavailableError(SoftposError):
@@ -136,15 +144,23 @@ class SigningUnavailableError(SoftposError):
 
 
 class NexiRejectedError(SoftposError):
-    """When Nexi understood the request and refused it."""
+    """When Nexi refuses an enrollment: PAR answers with neither a `request_uri` nor a passing failure."""
 
     code = "nexi_rejected"
 
 
 class NexiUnavailableError(SoftposError):
-    """When Nexi cannot be reached, says that it cannot serve, or answers with something that is no answer."""
+    """When Nexi cannot be reached, says that it cannot serve, or answers with something unusable.
+
+    `reached` tells whether a request left: if not, no request of any operator would have.
+    """
 
     code = "nexi_unavailable"
+    reached = True
+
+
+class NexiFailedError(NexiUnavailableError):
+    """When Nexi answers with a status from 500: it may be down, or unable to process this very request."""
 
 
 class UnansweredError(NexiUnavailableError):
@@ -152,6 +168,7 @@ class UnansweredError(NexiUnavailableError):
 
 
 class NexiTimeoutError(SoftposError):
-    """When Nexi had not answered in time."""
+    """When Nexi does not answer in time. `reached` is as for NexiUnavailableError."""
 
     code = "nexi_timeout"
+    reached = True

@@ -66,7 +66,7 @@ class Settings:
             signing_key_id=optional("SIGNING_KEY_ID"),
             terminals_table=required("TERMINALS_TABLE"),
             cache_table=required("CACHE_TABLE"),
-            minimal_assertion_headers=choice("ASSERTION_HEADERS", "full", "minimal"),
+            minimal_assertion_headers=not choice("ASSERTION_HEADERS", "minimal", "full"),
             assign_on_first_use=choice("ASSIGN_ON_FIRST_USE", "false", "true"),
             point_of_sale_claim=optional("POINT_OF_SALE_CLAIM"),
             enrollments_per_minute=_count("ENROLLMENTS_PER_MINUTE", optional("ENROLLMENTS_PER_MINUTE") or "10"),

@@ -119,7 +119,7 @@ def failed(error: Exception) -> None:
     write = logger.warning if blameless else logger.error
     write(message, extra=fields)
     _flush()
-    _count_outcome("Failed", fields, code=code)
+    _count_outcome("Failed", fields, code=getattr(error, "metric_code", None) or code)
 
 
 _BLAMELESS = frozenset(

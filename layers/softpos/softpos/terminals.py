@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from softpos import aws, operators
 from softpos.aws import error_code
 from softpos.errors import (
+    MalformedPairError,
     MisconfiguredError,
     NoTerminalFreeError,
     OperatorHoldsTerminalError,
@@ -247,9 +248,9 @@ class TerminalRegistry:
         held = _pooled(item)
         # Nobody enrolls under another's name.
         if held is None or operators.key(held.holder) != operators.key(email):
-            raise MisconfiguredError(
+            raise MalformedPairError(
                 "the operator's item in TERMINALS_TABLE is another's, or lacks operator, point_of_sale or every TID",
-                "delete it, and assign a terminal anew through the terminals API",
+                "Delete it, and assign a terminal again: `softpos terminals assign`.",
             )
         return held
 

@@ -15,17 +15,11 @@ from softpos import aws, telemetry
 from softpos.cache import Cache, CacheTable, Entry, cache_table
 from softpos.credentials import Certificate, Credentials, CredentialStore, credential_store
 from softpos.deadline import Deadline
-from softpos.errors import (
-    CredentialsRefusedError,
-    MisconfiguredError,
-    NexiRejectedError,
-    NexiUnavailableError,
-    SoftposError,
-)
+from softpos.errors import MisconfiguredError, SoftposError
 from softpos.nexi import assertion
-from softpos.nexi.clock import TOLERANCE_SECONDS, NexiClock
-from softpos.nexi.jwks import EncryptionKey, fit_keys
-from softpos.nexi.responses import Reading, seconds
+from softpos.nexi.clock import NexiClock
+from softpos.nexi.jwks import EncryptionKey, published_keys, usable_keys
+from softpos.nexi.responses import Reading, lifetime
 from softpos.nexi.session import MutualTlsSession
 from softpos.settings import Settings, settings
 from softpos.terminals import Assignment
@@ -38,22 +32,16 @@ KEYS_PATH = "/softpos/par/jwks.json"
 PAR_PATH = "/softpos/as/par"
 
 TOKEN_SECONDS = 3600
-"""A token's lifetime by Nexi's page, when the answer does not say, and the most that is believed."""
+"""A token's lifetime by Nexi's page. An answer can only shorten it."""
 
 KEYS_SECONDS = 3600
-"""For how long a JWKS is used. Nexi does not say; a key that goes earlier shows as a 400 on PAR."""
+"""Maximum age of a JWKS. Nexi does not say; a key that goes earlier shows as a refusal of PAR."""
 
 KEYS_STALE_SECONDS = 86_400
-"""For how long since it was fetched a JWKS serves while its endpoint fails."""
-
-KEYS_COOLDOWN_SECONDS = 60
-"""A 400 on PAR has many causes: for that reason alone, the keys are not fetched more often than this."""
+"""Maximum age of a JWKS while its endpoint fails."""
 
 REQUEST_URI_SECONDS = 90
-"""A request_uri's lifetime by Nexi's page, when the answer does not say."""
-
-MAX_REQUEST_URI_SECONDS = 3600
-"""The most that is believed of what the answer says."""
+"""A request_uri's lifetime by Nexi's page. An answer can only shorten it."""
 
 _MARGIN_SECONDS = 30.0
 _MARGIN_SHARE = 0.1
@@ -70,16 +58,37 @@ class PushedAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class PublishedKeys:
-    """Nexi's encryption keys, the one that assertions are encrypted to first, and the seconds they may be used for."""
+    """Nexi's encryption keys of the best rank, and the seconds for which they may be used."""
 
     keys: list[EncryptionKey]
     usable_for: int
 
 
-class Nexi:
-    """The channel as one application with one certificate. Warm, an enrollment is one call.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a pushed assertion was made with."""
 
-    `push` makes one attempt; what may help after a failed one, `mend` does. How often to try is the caller's to say.
+    link: "_Link"
+    token: Entry
+    keys: Entry
+    key: EncryptionKey
+    clock_ahead: float
+
+
+@dataclass(slots=True)
+class Plan:
+    """How the next assertion is made: None leaves the choice to the channel. `last` tells what the last one was."""
+
+    clock_ahead: float | None = None
+    key: EncryptionKey | None = None
+    last: Attempt | None = None
+
+
+class Nexi:
+    """The channel of one application with its certificate. Warm, an enrollment is one call.
+
+    `push` makes one attempt. How often to try, and what to change in between, is the caller's decision. Nexi's clock is
+    every application's; token, session and signer are one application's.
     """
 
     def __init__(
@@ -91,7 +100,9 @@ class Nexi:
         new_jti: Callable[[], str] = lambda: str(uuid.uuid4()),
         connect: Callable[[Certificate, str | None], MutualTlsSession] = MutualTlsSession,
         new_signer: "Callable[[Certificate], Key] | None" = None,
+        clock: NexiClock | None = None,
     ) -> None:
+        self.clock = clock or NexiClock(now)
         self._settings = settings
         self._credentials = credentials
         self._table = table
@@ -99,24 +110,28 @@ class Nexi:
         self._new_jti = new_jti
         self._connect = connect
         self._new_signer = new_signer or (lambda certificate: assertion.certificate_signer(certificate.private_key))
-        self._clock = NexiClock(now)
         self._link: _Link | None = None
         self._unloadable: tuple[Credentials, MisconfiguredError] | None = None
 
-    def push(self, held: Assignment, device_id: str, deadline: Deadline) -> PushedAuthorization:
+    def push(
+        self, held: Assignment, device_id: str, deadline: Deadline, plan: Plan | None = None
+    ) -> PushedAuthorization:
         """Push an authorization request for an operator's terminals and the phone's device id, with a new assertion.
 
         Raises MisconfiguredError, NexiRejectedError, NexiUnavailableError, NexiTimeoutError, SigningUnavailableError,
         or OutOfTimeError.
         """
+        plan = plan or Plan()
+        plan.last = None
         link = self._linked(self._credentials.get())
         token = self._token(link, deadline)
         with telemetry.timed("keys"):
             keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
+        key = plan.key or link.encryption_keys(keys)[0]
+        clock_ahead = self.clock.ahead if plan.clock_ahead is None else plan.clock_ahead
         with telemetry.timed("assertion"):
-            clock_ahead = self._clock.ahead
-            sealed = self._assertion(link, keys, held, device_id)
-        link.assertion = sealed
+            sealed = link.assertion = self._assertion(link, key, held, device_id, self._now() - clock_ahead)
+        plan.last = Attempt(link, token, keys, key, clock_ahead)
         sent_at = self._now()
         with telemetry.timed("par"):
             answer = link.session.send(
@@ -131,41 +146,54 @@ class Nexi:
                 },
                 headers={"Authorization": f"Bearer {link.bearer}"},
             )
-        self._clock.learn(answer.headers.get("Date"))
-        reading = Reading("PAR", answer, link.secrets(), (held.operator, device_id))
-        if answer.status in (200, 201):
-            return _pushed(reading, sent_at)
-        error = reading.refusal(self._clock())
-        if answer.status == 401 and isinstance(error, NexiRejectedError):
-            raise TokenRefusedError(str(error), error.remedy, token)
-        if answer.status == 400 and isinstance(error, NexiRejectedError):
-            raise RequestRefusedError(str(error), error.remedy, keys, clock_ahead)
-        raise error
+        self.clock.learn(answer.headers)
+        return self._pushed(Reading("PAR", answer, link.secrets(), (held.operator, device_id)), sent_at)
 
-    def mend(self, error: SoftposError, deadline: Deadline) -> bool:
-        """Whether another attempt may succeed where this one failed, having done what it takes.
+    def credentials_renewed(self) -> bool:
+        """Read the secrets again, and return whether they have a newer version than the last attempt used.
 
-        A token that was refused is dropped, in both tiers. After refused credentials, a newer version of them is looked
-        for. So it is after a refused request: it may have been signed with a key that Nexi no longer has for the app,
-        or have said an older redirect_uri. It may also have been made by a clock that has since been found to be off,
-        or for keys that were rotated, which shows in no other way: they are fetched anew, at most once in
-        KEYS_COOLDOWN_SECONDS, and by one environment for all. Asks Nexi at most once.
+        A version whose certificate does not load is no newer version.
         """
-        if isinstance(error, TokenRefusedError):
-            link = self._linked(self._credentials.get())
-            link.cache.drop(link.token_name, error.token)
-            # For the case that the table fails just now, and comes back with it.
-            link.refused_token = error.token.version
-            telemetry.count("TokenDropped")
-            return True
-        if not deadline.remaining():
-            return False
-        if isinstance(error, CredentialsRefusedError | RequestRefusedError) and self._credentials_renewed():
-            return True
-        if isinstance(error, RequestRefusedError) and deadline.remaining():
-            clock_moved = abs(self._clock.ahead - error.clock_ahead) > TOLERANCE_SECONDS
-            return self._keys_rotated(error.keys, deadline) or clock_moved
-        return False
+        renewed = self._credentials.get(reload=True)
+        unloadable = self._unloadable is not None and self._unloadable[0] is renewed
+        return self._link is not None and renewed is not self._link.credentials and not unloadable
+
+    def renew(self, last: Attempt, deadline: Deadline, pay: Callable[[str], None]) -> bool:
+        """Renew token and keys that a refused attempt used; return whether one of them has changed.
+
+        What another environment has renewed costs nothing. Otherwise one environment fetches, after `pay` with `token`
+        or `keys`, which may raise SoftposError. What cannot be renewed serves on, and the log line says why.
+        """
+        link = last.link
+        renewed, failed = [], {}
+        for what, name, used, fetch in (
+            ("token", link.token_name, last.token, self._fetch_token),
+            ("keys", link.keys_name, last.keys, self._fetch_keys),
+        ):
+
+            def paid_fetch(what: str = what, fetch: Callable[["_Link", Deadline], Entry] = fetch) -> Entry:
+                pay(what)
+                if what == "token":
+                    telemetry.count("TokenDropped")
+                else:
+                    telemetry.count("KeysFetchedAfterRefusal")
+                return fetch(link, deadline)
+
+            def newer(entry: Entry, used: Entry = used) -> bool:
+                return entry.version != used.version and entry.fetched_at >= used.fetched_at
+
+            try:
+                if link.cache.get(name, paid_fetch, deadline, fit=newer).value != used.value:
+                    renewed.append(what)
+            except SoftposError as error:
+                failed[what] = str(error)
+        telemetry.note(renewed=renewed, **({"renewal_failed": failed} if failed else {}))
+        return bool(renewed)
+
+    def accepted(self, last: Attempt, operator: str, refused_clocks: list[float]) -> None:
+        """Remember what worked: clock, key, and that this operator was served with this token and these keys."""
+        self.clock.accepted(last.clock_ahead, refused_clocks)
+        last.link.accepted(last, operator)
 
     def token(self, deadline: Deadline) -> int:
         """See to it that there is a token: the seconds it may be used for. Raises as `push` does."""
@@ -177,7 +205,7 @@ class Nexi:
         with deadline.applied(), telemetry.timed("keys"):
             link = self._linked(self._credentials.get())
             keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
-        return PublishedKeys(fit_keys(keys.value), max(0, int(keys.usable_until - self._now())))
+        return PublishedKeys(published_keys(usable_keys(keys.value)), max(0, int(keys.usable_until - self._now())))
 
     def refresh(self, usable_for: float, deadline: Deadline) -> None:
         """See to it that token and keys are in the cache and stay usable for so many seconds.
@@ -199,18 +227,13 @@ class Nexi:
 
     def _token(self, link: "_Link", deadline: Deadline) -> Entry:
         with telemetry.timed("token"):
-            token = link.cache.get(
-                link.token_name,
-                lambda: self._fetch_token(link, deadline),
-                deadline,
-                fit=lambda entry: entry.version != link.refused_token,
-            )
+            token = link.cache.get(link.token_name, lambda: self._fetch_token(link, deadline), deadline)
         link.bearer = token.value.decode("ascii")
         return token
 
-    def _assertion(self, link: "_Link", keys: Entry, held: Assignment, device_id: str) -> str:
+    def _assertion(self, link: "_Link", key: EncryptionKey, held: Assignment, device_id: str, now: float) -> str:
         jti = self._new_jti()
-        telemetry.note(jti=jti)
+        telemetry.note(jti=jti, **({"key_label": key.label} if key.label else {}))
         claims = assertion.claims(
             client_id=link.application.client_id,
             audience=self._settings.nexi_base_url,
@@ -218,34 +241,10 @@ class Nexi:
             terminal_ids=held.terminal_ids,
             operator=held.operator,
             device_id=device_id,
-            now=self._clock(),
+            now=now,
             jti=jti,
         )
-        key = link.encryption_key(keys)
         return assertion.seal(claims, link.signer, key, minimal_headers=self._settings.minimal_assertion_headers)
-
-    def _credentials_renewed(self) -> bool:
-        return self._link is not None and self._credentials.get(reload=True) is not self._link.credentials
-
-    def _keys_rotated(self, used: Entry, deadline: Deadline) -> bool:
-        link = self._linked(self._credentials.get())
-
-        def fetch() -> Entry:
-            # The cache calls this only if the table has nothing newer: no environment has fetched since.
-            if self._now() - max(used.fetched_at, link.keys_asked_at) < KEYS_COOLDOWN_SECONDS:
-                raise NexiUnavailableError("the JWKS was asked for a moment ago")
-            link.keys_asked_at = self._now()
-            telemetry.count("KeysFetchedAfterRefusal")
-            return self._fetch_keys(link, deadline)
-
-        try:
-            newer = link.cache.get(
-                link.keys_name, fetch, deadline, fit=lambda entry: entry.fetched_at > used.fetched_at
-            )
-        except SoftposError:
-            # Nexi fails, or will not give them: what PAR said is what the phone is to hear of.
-            return False
-        return newer.value != used.value
 
     def _fetch_token(self, link: "_Link", deadline: Deadline) -> Entry:
         asked_at = self._now()
@@ -260,28 +259,28 @@ class Nexi:
                 "client_secret": application.client_secret,
             },
         )
-        self._clock.learn(answer.headers.get("Date"))
+        self.clock.learn(answer.headers)
         reading = Reading("token", answer, link.secrets())
         if answer.status != 200:
-            raise reading.refusal(self._clock())
+            raise reading.failure(self.clock())
         members = reading.members()
-        token = members.get("access_token")
-        if not isinstance(token, str) or not re.fullmatch(r"[!-~]{1,8192}", token):
+        # The scheme that we send is Bearer, whatever token_type says.
+        said = members.get("access_token")
+        token = re.sub(r"(?i)^bearer +", "", said.strip()) if isinstance(said, str) else ""
+        if not re.fullmatch(r"[!-~]{1,8192}", token):
             raise reading.unreadable("no access_token that could go into a header")
-        if str(members.get("token_type", "Bearer")).lower() != "bearer":
-            raise reading.unreadable("a token_type that is not Bearer")
         telemetry.count("TokenFetched")
-        lifetime = min(seconds(members.get("expires_in", TOKEN_SECONDS)) or 0, TOKEN_SECONDS)
-        margin = min(_MARGIN_SECONDS, lifetime * _MARGIN_SHARE)
-        return Entry(token.encode("ascii"), fetched_at=asked_at, usable_until=asked_at + lifetime - margin)
+        seconds = lifetime(members, TOKEN_SECONDS)
+        margin = min(_MARGIN_SECONDS, seconds * _MARGIN_SHARE)
+        return Entry(token.encode("ascii"), fetched_at=asked_at, usable_until=asked_at + seconds - margin)
 
     def _fetch_keys(self, link: "_Link", deadline: Deadline) -> Entry:
         asked_at = self._now()
         answer = link.session.send("GET", self._settings.nexi_base_url + KEYS_PATH, deadline)
-        self._clock.learn(answer.headers.get("Date"))
+        self.clock.learn(answer.headers)
         if answer.status != 200:
-            raise Reading("JWKS", answer, link.secrets()).refusal(self._clock())
-        fit_keys(answer.body)
+            raise Reading("JWKS", answer, link.secrets()).failure(self.clock())
+        usable_keys(answer.body)
         telemetry.count("KeysFetched")
         return Entry(
             answer.body,
@@ -289,6 +288,15 @@ class Nexi:
             usable_until=asked_at + KEYS_SECONDS,
             stale_until=asked_at + KEYS_STALE_SECONDS,
         )
+
+    def _pushed(self, reading: Reading, sent_at: float) -> PushedAuthorization:
+        members = reading.json()
+        request_uri = members.get("request_uri") if isinstance(members, dict) else None
+        request_uri = request_uri.strip() if isinstance(request_uri, str) else ""
+        if reading.answer.status not in (200, 201) or not re.fullmatch(r"[!-~]{1,2048}", request_uri):
+            raise reading.failure(self.clock())
+        expires_in = lifetime(members, REQUEST_URI_SECONDS)
+        return PushedAuthorization(request_uri, expires_in, int(sent_at) + expires_in)
 
     def _linked(self, credentials: Credentials) -> "_Link":
         """Return the link for these credentials, or the one before while their certificate does not load."""
@@ -336,12 +344,12 @@ class _Link:
         self.token_name = f"token#{owner}"
         self.keys_name = f"keys#{owner}"
         self.cache = Cache(seal, table, now)
-        self.refused_token: str | None = None
-        self.keys_asked_at = 0.0
         self.bearer = ""
         self.assertion = ""
         """What Nexi was sent last: its next answer may repeat it, at any endpoint."""
-        self._key: tuple[str, EncryptionKey] | None = None
+        self._keys: tuple[str, list[EncryptionKey]] = ("", [])
+        self._served_with = ("", "")
+        self._served: set[str] = set()
 
     @functools.cached_property
     def signer(self) -> "Key":
@@ -352,40 +360,33 @@ class _Link:
         """Return what must not be quoted from any answer."""
         return tuple(filter(None, (self.application.client_secret, self.bearer, self.assertion)))
 
-    def encryption_key(self, keys: Entry) -> EncryptionKey:
-        """The key of this JWKS, checked and built once for each version of it."""
-        if self._key is None or self._key[0] != keys.version:
-            self._key = (keys.version, fit_keys(keys.value)[0])
-        return self._key[1]
+    def encryption_keys(self, keys: Entry) -> list[EncryptionKey]:
+        """Return the usable keys of this JWKS, the one to use first, checked and built once for each version of it."""
+        if self._keys[0] != keys.version:
+            self._keys = (keys.version, usable_keys(keys.value))
+        return self._keys[1]
 
+    def other_key(self, last: Attempt) -> EncryptionKey | None:
+        """Return a key of the same or the next rank that may work where `last` was refused, unless its key has."""
+        if self._served and self._served_with[1] == last.keys.version:
+            return None
+        others = [each for each in self.encryption_keys(last.keys) if each is not last.key]
+        return next((each for each in others if each.rank - last.key.rank in (0, 1)), None)
 
-class TokenRefusedError(NexiRejectedError):
-    """When PAR answered 401 for this token."""
+    def accepted(self, last: Attempt, operator: str) -> None:
+        """Remember that this operator was served with this token and these keys, and which key worked."""
+        versions = (last.token.version, last.keys.version)
+        if self._served_with != versions:
+            self._served_with, self._served = versions, set()
+        self._served.add(operator)
+        # Where another key had to be tried, it goes first from now on.
+        keys = self.encryption_keys(last.keys)
+        keys.remove(last.key)
+        keys.insert(0, last.key)
 
-    def __init__(self, message: str, remedy: str, token: Entry) -> None:
-        super().__init__(message, remedy)
-        self.token = token
-
-
-class RequestRefusedError(NexiRejectedError):
-    """When PAR answered 400 for an assertion to these keys, made when Nexi's clock was thought to be so far behind."""
-
-    def __init__(self, message: str, remedy: str, keys: Entry, clock_ahead: float) -> None:
-        super().__init__(message, remedy)
-        self.keys = keys
-        self.clock_ahead = clock_ahead
-
-
-def _pushed(reading: Reading, sent_at: float) -> PushedAuthorization:
-    members = reading.members()
-    request_uri = members.get("request_uri")
-    if not isinstance(request_uri, str) or not re.fullmatch(r"[!-~]{1,2048}", request_uri):
-        raise reading.unreadable("no request_uri")
-    expires_in = seconds(members.get("expires_in", REQUEST_URI_SECONDS))
-    if expires_in is None or expires_in < 1:
-        raise reading.unreadable("an expires_in that is no number of seconds to come")
-    expires_in = min(expires_in, MAX_REQUEST_URI_SECONDS)
-    return PushedAuthorization(request_uri, expires_in, int(sent_at) + expires_in)
+    def served(self, last: Attempt, operator: str) -> bool:
+        """Return whether this operator was served with the very token and keys of a refused attempt."""
+        return operator in self._served and self._served_with == (last.token.version, last.keys.version)
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""Nexi's public keys: reading the set, and choosing the one that the client assertion is encrypted to (RFC 7517)."""
+"""Nexi's public keys: reading the JWK set, and ranking the keys for encrypting the client assertion (RFC 7517).
+
+Nexi's samples take any key of the set, whatever its labels, and that is known to work. So labels rank a key and never
+refuse it; only a key that is unsound is unusable.
+"""
 
 import base64
 import binascii
@@ -14,45 +18,56 @@ MIN_BITS = 2048
 MAX_BITS = 8192
 ALGORITHM = "RSA-OAEP-256"
 
+_MAX_KEYS = 50
+_ENCRYPTING = {"encrypt", "wrapkey"}
+
 
 @dataclass(frozen=True, slots=True)
 class EncryptionKey:
-    """A key of the set that is fit to encrypt to, checked by us and not by whoever parsed the JSON."""
+    """A usable key of the set, checked by us and not by whoever parsed the JSON.
+
+    `rank` 0 is the best; `label` says what its members say against it, for the log.
+    """
 
     kid: str | None
     public_key: rsa.RSAPublicKey
+    rank: int = 0
+    label: str = ""
 
     def jwk(self) -> dict[str, str]:
-        """The key as a JWK (RFC 7517 section 4, RFC 7518 section 6.3.1): the public members that we have checked."""
+        """Return the key as a JWK (RFC 7517 section 4, RFC 7518 section 6.3.1), with the members that we checked."""
         numbers = self.public_key.public_numbers()
         named = {} if self.kid is None else {"kid": self.kid}
         return {"kty": "RSA", "use": "enc", **named, "n": _base64url(numbers.n), "e": _base64url(numbers.e)}
 
 
-def fit_keys(document: bytes) -> list[EncryptionKey]:
-    """The fit keys of a JWK set, in its order, but those that say `use: enc` before those that say nothing.
+def usable_keys(document: bytes) -> list[EncryptionKey]:
+    """Return the usable keys of a JWK set, the best first; within a rank in the set's order.
 
-    Fit is: RSA of 2048 to 8192 bits, `use` enc or absent, `alg` RSA-OAEP-256 or absent, `key_ops` (if there) with
-    encryption or key wrapping in it, an odd exponent from 3 to 2**32, and no private part.
-    Raises NexiUnavailableError, naming for each key why it is not, when there is none: a set that was fetched before
-    may then serve on.
+    Usable is RSA of 2048 to 8192 bits with an odd exponent from 3 to 2**32. Raises NexiUnavailableError, naming what
+    each key lacks, when there is none: a set that was fetched before may then serve on.
     """
-    reasons = []
-    candidates = []
+    reasons, keys = [], []
     for position, jwk in enumerate(_keys(document)):
         try:
-            candidates.append((isinstance(jwk, dict) and jwk.get("use") != "enc", position, _fit(jwk)))
-        except _UnfitError as unfit:
-            reasons.append(f"key {position} {unfit}")
-    if not candidates:
+            keys.append(_usable(jwk))
+        except _UnusableError as unusable:
+            reasons.append(f"key {position} {unusable}")
+    if not keys:
         raise NexiUnavailableError(
-            f"the JWKS holds no key to encrypt to ({'; '.join(reasons) or 'it is empty'})",
-            "ask Nexi for the state of /softpos/par/jwks.json; nothing on this side can mend it",
+            f"the JWKS holds no usable key ({'; '.join(reasons) or 'it is empty'})",
+            "Ask Nexi for the state of /softpos/par/jwks.json. Nothing on this side can help.",
         )
-    return [key for *_, key in sorted(candidates, key=lambda candidate: candidate[:2])]
+    return sorted(keys, key=lambda key: key.rank)
 
 
-class _UnfitError(ValueError):
+def published_keys(keys: list[EncryptionKey]) -> list[EncryptionKey]:
+    """Return those of the best rank."""
+    best = min(key.rank for key in keys)
+    return [key for key in keys if key.rank == best]
+
+
+class _UnusableError(ValueError):
     pass
 
 
@@ -62,43 +77,72 @@ def _keys(document: bytes) -> list[Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         keys = None
     if not isinstance(keys, list):
-        raise NexiUnavailableError("the JWKS endpoint answered with no JWK set", "ask Nexi for /softpos/par/jwks.json")
-    return keys[:50]
+        raise NexiUnavailableError(
+            "the JWKS endpoint answered without a JWK set", "Ask Nexi for /softpos/par/jwks.json."
+        )
+    return keys[:_MAX_KEYS]
 
 
-def _fit(jwk: Any) -> EncryptionKey:
-    if not isinstance(jwk, dict) or jwk.get("kty") != "RSA":
-        raise _UnfitError("is not RSA")
-    if jwk.get("use", "enc") != "enc":
-        raise _UnfitError("is not for encryption (use)")
-    if jwk.get("alg", ALGORITHM) != ALGORITHM:
-        raise _UnfitError("is for another algorithm (alg)")
-    operations = jwk.get("key_ops", ["encrypt"])
-    if not isinstance(operations, list) or not {"encrypt", "wrapKey"}.intersection(map(str, operations)):
-        raise _UnfitError("is not for encryption (key_ops)")
-    if "d" in jwk:
-        raise _UnfitError("has a private part")
+def _usable(jwk: Any) -> EncryptionKey:
+    if not isinstance(jwk, dict) or (_word(jwk, "kty") or "rsa") != "rsa":
+        raise _UnusableError("is not RSA")
+    public_key = _public_key(_integer(jwk, "n"), _integer(jwk, "e"))
+    rank, said = _rank(jwk)
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= 256):
-        raise _UnfitError("has a kid that is no short string")
-    return EncryptionKey(kid, _public_key(_integer(jwk, "n"), _integer(jwk, "e")))
+        kid = None
+        said.append("kid that is not a short string")
+    if "d" in jwk:
+        said.append("a private part")
+    return EncryptionKey(kid, public_key, rank, ", ".join(said))
+
+
+def _rank(jwk: dict[str, Any]) -> tuple[int, list[str]]:
+    """Return how well a key's labels fit, and what they say against it.
+
+    0: for encryption with our algorithm; 1: nothing against it; 2: for encryption, with another algorithm; 3: with
+    another algorithm; 4: for signatures.
+    """
+    use, algorithm, operations = _word(jwk, "use"), _word(jwk, "alg"), _words(jwk.get("key_ops"))
+    said = [] if use in ("", "enc") else [f"use {_shown(use)}"]
+    said += [] if algorithm in ("", ALGORITHM.lower()) else [f"alg {_shown(algorithm)}"]
+    said += [] if not operations or operations & _ENCRYPTING else [f"key_ops {_shown(' '.join(sorted(operations)))}"]
+    if use == "sig" or (operations and not operations & _ENCRYPTING):
+        return 4, said
+    if algorithm in ("", ALGORITHM.lower()):
+        return (0 if use == "enc" else 1), said
+    return (2 if use == "enc" else 3), said
+
+
+def _word(jwk: dict[str, Any], member: str) -> str:
+    """Return a member in lower case. Missing, null and what is not a string count as empty."""
+    value = jwk.get(member)
+    return value.strip().lower() if isinstance(value, str) else ""
+
+
+def _words(value: Any) -> set[str]:
+    return {each.lower() for each in value if isinstance(each, str)} if isinstance(value, list) else set()
+
+
+def _shown(word: str) -> str:
+    return "".join(each for each in word if each.isascii() and (each.isalnum() or each in "-_ "))[:40]
 
 
 def _public_key(modulus: int, exponent: int) -> rsa.RSAPublicKey:
     if not MIN_BITS <= modulus.bit_length() <= MAX_BITS:
-        raise _UnfitError(f"has {modulus.bit_length()} bits")
+        raise _UnusableError(f"has {modulus.bit_length()} bits")
     if modulus % 2 == 0:
-        raise _UnfitError("is no valid RSA key")
+        raise _UnusableError("is not a valid RSA key")
     if exponent % 2 == 0 or not 3 <= exponent <= 2**32:
-        raise _UnfitError("has an unusual exponent")
+        raise _UnusableError("has an unusual exponent")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError:
-        raise _UnfitError("is no valid RSA key") from None
+        raise _UnusableError("is not a valid RSA key") from None
 
 
 def _base64url(value: int) -> str:
-    """An integer as RFC 7518 section 2 writes it: the octets it takes, and no padding."""
+    """Return an integer as RFC 7518 section 2 writes it: the octets it takes, without padding."""
     return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8)).rstrip(b"=").decode()
 
 
@@ -109,4 +153,4 @@ def _integer(jwk: dict[str, Any], member: str) -> int:
             raise ValueError
         return int.from_bytes(base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True))
     except (ValueError, binascii.Error):
-        raise _UnfitError(f"has no base64url in {member}") from None
+        raise _UnusableError(f"lacks base64url in {member}") from None

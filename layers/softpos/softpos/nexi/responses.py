@@ -1,7 +1,7 @@
-"""What Nexi's answers mean: members out of a body that may be anything, errors out of a status, and words for the log.
+"""Nexi's answers: members of a body that may be anything, errors for statuses, and words for the log.
 
 Nexi's bodies seen: `{"statusCode", "message"}`, `{"errcode", "errmsg"}`, RFC 6749's `{"error", "error_description"}`,
-a gateway's HTML page, nothing.
+a gateway's HTML page, nothing. No decision depends on their words.
 """
 
 import html
@@ -9,110 +9,118 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
-from softpos.errors import CredentialsRefusedError, NexiRejectedError, NexiUnavailableError, SoftposError
+from softpos import telemetry
+from softpos.errors import (
+    CredentialsRefusedError,
+    NexiFailedError,
+    NexiRejectedError,
+    NexiUnavailableError,
+    SoftposError,
+)
 from softpos.nexi.session import Answer
 
-MAX_RETRY_AFTER_SECONDS = 3600
-"""The most that is passed on of a Retry-After of Nexi's."""
+MAX_RETRY_AFTER_SECONDS = 10
+"""Maximum Retry-After that is believed and passed on. A longer one would make every outage longer."""
 
-_PASSING = (408, 421, 425, 429)
+_RETRIED = (408, 421, 425, 429)
 """Statuses below 500 that another attempt, on another connection, may not meet (RFC 9110 section 15.5, RFC 8470)."""
 
 _SAID_BYTES = 4096
-_NAME = 4
-"""A name that is shorter would blot out parts of words."""
+_MIN_NAME_LENGTH = 4
+"""Redacting a shorter name would redact parts of words."""
 _TELLING = 6
-"""So many characters in a row of a secret are a part of it."""
+"""This many consecutive characters of a secret reveal a part of it."""
+
+_REMEDIES = {
+    400: "Compare e-mail, point of sale, TIDs, redirect_uri and base URL with Nexi's portal and the SDK.",
+    401: "Compare client_id and client_secret with Nexi's portal: `softpos application set` stores them.",
+    403: "To have the certificate registered for this app and stage, send its .pem to Nexi's contact.",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An answer of one endpoint (`token`, `JWKS` or `PAR`), and the secrets that were sent to get it."""
+    """An answer of one endpoint (`token`, `JWKS` or `PAR`), and the secrets that it may repeat."""
 
     endpoint: str
     answer: Answer
     secrets: tuple[str, ...] = field(default=(), repr=False)
     names: tuple[str, ...] = field(default=(), repr=False)
-    """Whom and what the request was about: not secret, and yet no log's business."""
+    """Operator and device of the request: not secret, but redacted in the log."""
 
     def members(self) -> dict[str, Any]:
-        """The JSON object that the body is. Raises NexiUnavailableError when it is none."""
-        members = self._json()
+        """Return the JSON object in the body. Raises NexiUnavailableError when there is none."""
+        members = self.json()
         if not isinstance(members, dict):
             raise self.unreadable("no JSON object")
         return members
 
     def unreadable(self, found: str) -> NexiUnavailableError:
-        """The error that a good status with a body of no use is: a gateway's page, say, and not a word of Nexi's.
+        """Return the error for a good status with an unusable body.
 
-        The body is not quoted: it may hold the very token that was asked for, where nobody looks for it.
+        The body is not quoted: it may hold the very token that was asked for.
         """
         kind = self._label(self.answer.headers.get("Content-Type", "")) or "no type"
         size = f"coded as {self._label(self.answer.coding)}" if self.answer.coding else f"{len(self.answer.body)} bytes"
         return NexiUnavailableError(
             f"{self.endpoint} answered {self.answer.status} with {found} ({size}, {kind})",
-            "if it lasts, check NEXI_BASE_URL: something other than Nexi's B2B channel may be answering there",
+            "If it persists, check NEXI_BASE_URL: something other than Nexi's B2B channel may answer there.",
         )
 
-    def refusal(self, nexi_now: float) -> SoftposError:
-        """The error that a status other than the good one is. `nexi_now` is Nexi's time, for a Retry-After date."""
+    def failure(self, nexi_now: float) -> SoftposError:
+        """Return the error for any status but the good one. `nexi_now` is Nexi's time, for a Retry-After date.
+
+        PAR may refuse for many reasons, so everything that it says below 500 is a NexiRejectedError. The token and JWKS
+        endpoints know only our credentials, so what they say from 400 to 499 is a CredentialsRefusedError.
+        """
         status = self.answer.status
         message = f"{self.endpoint} answered {status}: {self._said()}"
-        if status in _PASSING or status >= 500:
-            return NexiUnavailableError(
-                message,
-                "Usually transient. If it persists, ask Nexi.",
-                retry_after=self._retry_after(nexi_now),
+        if status in _RETRIED or status >= 500:
+            kind = NexiFailedError if status >= 500 else NexiUnavailableError
+            return kind(
+                message, "Usually transient. If it persists, ask Nexi.", retry_after=self._retry_after(nexi_now)
             )
-        if status == 403:
-            return CredentialsRefusedError(
-                message,
-                "have the certificate registered at Nexi for this app and stage: send its .pem to Nexi's contact",
-            )
-        members = self._json()
-        error = members.get("error") if isinstance(members, dict) else None
-        if (status == 401 and self.endpoint != "PAR") or error == "invalid_client":
-            return CredentialsRefusedError(
-                message, "store client_id and client_secret of the app, as Nexi's portal of this stage shows them"
-            )
-        if status == 400:
-            return NexiRejectedError(
-                message,
-                "compare with Nexi's portal and the SDK: e-mail, point of sale, TIDs, redirect_uri, base URL",
-            )
-        return NexiRejectedError(message, "ask Nexi, with this line's time and jti")
+        remedy = _REMEDIES.get(status, "Ask Nexi, with this line's time and jti.")
+        if self.endpoint == "PAR":
+            return NexiRejectedError(message, remedy)
+        if 400 <= status < 500:
+            return CredentialsRefusedError(message, remedy)
+        return NexiUnavailableError(message, "Check NEXI_BASE_URL: something other than Nexi answers there.")
 
     def _label(self, header: str) -> str:
         """Return a media type or content coding for the log: short, and without what neither needs."""
         return "[withheld]" if _repeats(header, self.secrets) else re.sub(r"[^a-z/+;=, -]", "", header.lower())[:60]
 
-    def _json(self) -> Any:
+    def json(self) -> Any:
+        """Return the body's JSON value, or None."""
         try:
             return json.loads(self.answer.body)
         except (ValueError, RecursionError):
             return None
 
     def _retry_after(self, nexi_now: float) -> int | None:
-        """In whole seconds, whether the header has seconds or a date (RFC 9110 section 10.2.3)."""
+        """Return Retry-After in whole seconds, whether it has seconds or a date (RFC 9110 section 10.2.3)."""
         value = self.answer.headers.get("Retry-After", "").strip()
-        if re.fullmatch(r"[0-9]{1,6}", value):
-            seconds = float(value)
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]*)?", value):
+            wanted = float(value)
         else:
             try:
-                seconds = parsedate_to_datetime(value).timestamp() - nexi_now
+                date = parsedate_to_datetime(value)
+                wanted = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - nexi_now
             except (ValueError, TypeError, IndexError, OverflowError):
                 return None
-        return min(max(1, math.ceil(seconds)), MAX_RETRY_AFTER_SECONDS)
+        return min(max(1, math.ceil(wanted)), MAX_RETRY_AFTER_SECONDS)
 
     def _said(self) -> str:
-        """What Nexi said, fit for a log: short, printable, and without anything that could be a credential of ours.
+        """Return Nexi's message for the log: shortened, printable, with credentials redacted.
 
-        A part of one of the secrets that were sent, in whatever spelling, and nothing is told. Other long runs of
-        letters are blotted out: they may be a token, too.
+        Withhold all of it when it repeats a part of a secret, in any spelling. Redact other long runs of letters: they
+        may be a token.
         """
         if self.answer.coding:
             return f"[a body coded as {self._label(self.answer.coding)}, which was not asked for]"
@@ -120,21 +128,31 @@ class Reading:
         if _repeats(text, self.secrets):
             return "[withheld: it repeats a secret that was sent]"
         for name in self.names:
-            if len(name) >= _NAME:
+            if len(name) >= _MIN_NAME_LENGTH:
                 text = re.sub(re.escape(name), "[…]", text, flags=re.IGNORECASE)
-        # The second kind is one that is cut off where the text is.
+        # The second kind is cut off where the text ends.
         text = re.sub(r"[\w\-+/=.~%\\]{25,}|[\w\-+/=.~%\\]{9,}$", "[…]", text)
         text = " ".join("".join(each if each.isprintable() else " " for each in text).split())
         return text[:300] or "nothing"
 
 
-def seconds(value: Any) -> int | None:
-    """A lifetime as Nexi writes it, integer or string; None when it is neither."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
-        return int(value)
-    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,12}\s*", value):
-        return int(value)
-    return None
+def lifetime(members: dict[str, Any], maximum: int) -> int:
+    """Return `expires_in` in seconds, at most `maximum`, which also stands for a missing or unreadable value.
+
+    Nexi writes integers and strings; a lifetime that is not positive counts as unreadable.
+    """
+    value = members.get("expires_in")
+    if value is None:
+        return maximum
+    try:
+        seconds = 0.0 if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        seconds = 0.0
+    # Not `seconds < 1`, which NaN is not either.
+    if not seconds >= 1:
+        telemetry.note(expires_in_unreadable=True)
+        return maximum
+    return int(min(seconds, maximum))
 
 
 def _repeats(text: str, secrets: tuple[str, ...]) -> bool:
@@ -146,7 +164,7 @@ def _repeats(text: str, secrets: tuple[str, ...]) -> bool:
 
 
 def _without_escapes(text: str) -> str:
-    """JSON's escapes resolved, also twice."""
+    """Resolve JSON's escapes, even double ones."""
     for _ in range(2):
         text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
         text = re.sub(r"\\(.)", r"\1", text)

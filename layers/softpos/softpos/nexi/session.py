@@ -111,9 +111,15 @@ class MutualTlsSession:
             raise
         # What malformed bytes make http.client, urllib3 and zlib raise.
         except (OSError, HTTPError, http.client.HTTPException, ValueError, OverflowError) as error:
-            raise self._translated(error, exchange, method, url) from error
+            translated = self._translated(error, exchange, method, url)
+            if isinstance(translated, NexiUnavailableError | NexiTimeoutError):
+                translated.reached = exchange.sent
+            raise translated from error
         finally:
             _current.reset(token)
+            if exchange.response is not None:
+                # urllib3 leaves it open when it does not like the headers.
+                exchange.response.close()
             exchange.remember(good=answer is not None and answer.status in (200, 201))
         return answer
 
@@ -177,12 +183,15 @@ class _Exchange:
     deadline: Deadline
     pool: "_Pool | None" = None
     """Set once TCP has connected."""
+    sent: bool = False
+    """Whether a byte of the request has left."""
     received: int = 0
     """Bytes of an answer."""
     resumed: ssl.SSLSession | None = None
     """The TLS session that was offered to the server."""
     session: ssl.SSLSession | None = None
     """The TLS session that the next connection may resume."""
+    response: "_Response | None" = None
 
     def remember(self, *, good: bool) -> None:
         """Keep the TLS session of a good answer only: a gateway may keep its verdict on our certificate in it."""
@@ -210,7 +219,11 @@ class _Socket(ssl.SSLSocket):
 
     def send(self, data: Any, flags: int = 0) -> int:
         self._keep_to_deadline()
-        return super().send(data, flags)
+        sent = super().send(data, flags)
+        exchange = _current.get(None)
+        if exchange is not None:
+            exchange.sent = True
+        return sent
 
     def _keep_to_deadline(self) -> None:
         exchange = _current.get(None)
@@ -238,6 +251,7 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: ssl.SSLSocket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
         self._socket = sock
+        _current.get().response = self
 
     def begin(self) -> None:
         super().begin()

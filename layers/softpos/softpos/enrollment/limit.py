@@ -38,7 +38,7 @@ class OperatorLimit:
         over_at = (window + 1) * WINDOW_SECONDS
         # A mark: who reads the table need not learn who enrolls.
         mark = self._credentials.get().seal("limit").mark(operators.key(operator), str(window))
-        if not self._table.admit(f"limit#{mark}", self._per_minute, over_at):
+        if self._table.admit(f"limit#{mark}", self._per_minute, over_at) is False:
             raise TooManyEnrollmentsError(
                 f"the operator's {self._per_minute} enrollments of this minute are used up",
                 "an app that asks in a loop? else raise the parameter EnrollmentsPerMinute",

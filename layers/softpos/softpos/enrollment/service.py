@@ -2,15 +2,19 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from softpos import aws, telemetry
 from softpos.cache import cache_table
-from softpos.circuit import Circuit
 from softpos.credentials import credential_store
 from softpos.deadline import Deadline
+from softpos.enrollment.budget import RenewalBudget
+from softpos.enrollment.circuit import Circuit
+from softpos.enrollment.limit import OperatorLimit
+from softpos.enrollment.recovery import Recovery
 from softpos.errors import (
+    MisconfiguredError,
     NexiRejectedError,
     NexiTimeoutError,
     NexiUnavailableError,
@@ -18,13 +22,12 @@ from softpos.errors import (
     SoftposError,
     UnansweredError,
 )
-from softpos.limit import OperatorLimit
 from softpos.nexi.client import Nexi, PushedAuthorization, channel
 from softpos.settings import settings
-from softpos.terminals import TerminalRegistry, registry
+from softpos.terminals import Assignment, TerminalRegistry, registry
 
 if TYPE_CHECKING:
-    from softpos.idempotency import Idempotency
+    from softpos.enrollment.idempotency import Idempotency
 
 DEADLINE_SECONDS = 10.0
 """For a whole enrollment. The phone's person is standing at a counter."""
@@ -37,7 +40,10 @@ REFRESH_BEFORE_SECONDS = 240.0
 
 
 class Enrollment:
-    """Binds the registry to Nexi's channel, and decides how often to try."""
+    """Binds the registry to Nexi's channel, and decides how often to try.
+
+    `circuit` is this application's; `connections` is for failures that every application would meet.
+    """
 
     def __init__(
         self,
@@ -45,14 +51,18 @@ class Enrollment:
         nexi: Nexi,
         idempotency: "Callable[[], Idempotency]",
         limit: OperatorLimit,
+        budget: RenewalBudget,
         circuit: Circuit | None = None,
+        connections: Circuit | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._registry = registry
         self._nexi = nexi
         self._idempotency = idempotency
         self._limit = limit
+        self._budget = budget
         self._circuit = circuit or Circuit()
+        self._connections = connections or Circuit()
         self._sleep = sleep
 
     def enroll(
@@ -79,35 +89,57 @@ class Enrollment:
             again = functools.partial(self._enroll, email, device_id, deadline)
             return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
         self._limit.admit(held.operator)
-        mended: set[type[SoftposError]] = set()
-        failures: list[SoftposError] = []
         # What went before may have taken all of it, where AWS is slow.
         deadline.required("an assertion")
+        try:
+            return self._attempt(held, device_id, deadline)
+        except (NexiRejectedError, NexiUnavailableError, NexiTimeoutError):
+            # Each operator once: their number tells one operator's trouble from everyone's.
+            if self._budget.first_failure(held.operator):
+                telemetry.count("OperatorsFailed")
+            raise
+
+    def _attempt(self, held: Assignment, device_id: str, deadline: Deadline) -> PushedAuthorization:
+        """Push, and after each failure do what may help, for as long as the deadline has room for another attempt."""
+        recovery = Recovery(self._nexi, self._budget, held.operator)
+        failures: list[NexiUnavailableError | NexiTimeoutError] = []
         while True:
+            self._connections.admit()
             self._circuit.admit()
             try:
-                pushed = self._nexi.push(held, device_id, deadline)
+                pushed = self._nexi.push(held, device_id, deadline, recovery.plan)
             except (NexiUnavailableError, NexiTimeoutError) as error:
                 failures.append(error)
-                telemetry.note(failed_attempts=len(failures))
-                self._circuit.failed(error)
-                self._sleep(self._circuit.pause(len(failures), _most_telling(failures), deadline))
+                self._after_failure(failures, held.operator, recovery, deadline)
             except OutOfTimeError as error:
                 if not failures:
                     raise
                 error.__cause__ = error.__cause__ or failures[-1].__cause__
                 raise _most_telling(failures) from error
-            except SoftposError as error:
-                if isinstance(error, NexiRejectedError):
+            except (NexiRejectedError, MisconfiguredError) as error:
+                if not recovery.after(error, deadline):
                     self._circuit.answered()
-                # Each remedy once: what it did not cure, it will not. And none that leaves no time for another attempt.
-                if type(error) in mended or not self._nexi.mend(error, deadline) or not deadline.remaining():
                     raise
-                mended.add(type(error))
-                telemetry.note(mended=sorted(each.__name__ for each in mended))
             else:
+                self._connections.answered()
                 self._circuit.answered()
+                recovery.succeeded()
                 return pushed
+
+    def _after_failure(
+        self,
+        failures: list[NexiUnavailableError | NexiTimeoutError],
+        operator: str,
+        recovery: Recovery,
+        deadline: Deadline,
+    ) -> None:
+        """Return when it is time for another attempt. Raises the most telling failure when there should be none."""
+        error = failures[-1]
+        telemetry.note(failed_attempts=len(failures))
+        circuit = self._circuit if error.reached else self._connections
+        circuit.failed(error, operator if error.reached and recovery.plan.last else None)
+        if not recovery.after(error, deadline):
+            self._sleep(circuit.pause(len(failures), _most_telling(failures), deadline))
 
     def refresh(self, deadline: Deadline) -> None:
         """Renew token and keys if they lapse soon, so that no phone waits for either. Raises as `enroll` does."""
@@ -115,7 +147,7 @@ class Enrollment:
             self._nexi.refresh(REFRESH_BEFORE_SECONDS, deadline)
 
 
-def _most_telling(failures: list[SoftposError]) -> SoftposError:
+def _most_telling(failures: Sequence[SoftposError]) -> SoftposError:
     """Return the last failure, and one that asks about the certificate only if every attempt ended that way."""
     return next((each for each in reversed(failures) if not isinstance(each, UnansweredError)), failures[-1])
 
@@ -126,16 +158,17 @@ def deadline_within(remaining_millis: int) -> Deadline:
 
 
 @functools.cache
-def service() -> Enrollment:
+def enrollment() -> Enrollment:
     """The execution environment's enrollment, from its settings. Built on first use; a failure is not cached."""
     credentials = credential_store()
 
     @functools.cache
     def idempotency() -> "Idempotency":
         # Imported for those who send the header: Powertools' idempotency is not for free.
-        from softpos.idempotency import Idempotency
+        from softpos.enrollment.idempotency import Idempotency
 
         return Idempotency(aws.client("dynamodb", hasty=True), settings().cache_table, credentials)
 
     limit = OperatorLimit(cache_table(), credentials, settings().enrollments_per_minute)
-    return Enrollment(registry(), channel(), idempotency, limit)
+    budget = RenewalBudget(cache_table(), credentials)
+    return Enrollment(registry(), channel(), idempotency, limit, budget)
