@@ -90,6 +90,8 @@ class MemoryNexi:
 
     def __init__(self, app: App, keys: list[RSAKey], refusal: Refusal) -> None:
         self.app, self.keys, self.refusal = app, keys, refusal
+        self.stray_keys: list[dict[str, Any]] = []
+        """Published before the others, and good for nothing."""
         self.tokens: set[str] = set()
         self.offset = self.date_offset = 0.0
         self.down_until = 0.0
@@ -130,7 +132,7 @@ class MemoryNexi:
         return Answer(201 if path == PAR_PATH else 200, said, json.dumps(body).encode())
 
     def _jwks(self, *_: Any) -> Any:
-        return {"keys": [key.as_dict(private=False) for key in self.keys]}
+        return {"keys": [*self.stray_keys, *(key.as_dict(private=False) for key in self.keys)]}
 
     def _token(self, form: dict[str, str], *_: Any) -> Any:
         rules.token_request(form, self.app)

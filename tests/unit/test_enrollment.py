@@ -206,6 +206,14 @@ def test_when_every_attempt_ends_unanswered_the_error_asks_about_the_certificate
         enrollment.enroll("a@b.c", "device", Deadline(60))
 
 
+def test_after_an_attempt_that_ended_unanswered_newer_secrets_are_used_at_once(
+    enrollment: Enrollment, nexi: Nexi, slept: list[float]
+) -> None:
+    nexi.next, nexi.renewed = [UNANSWERED], [True]
+    assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
+    assert slept == []
+
+
 @pytest.mark.parametrize("before", [0, 1, 3], ids=["first", "second", "fourth"])
 def test_when_one_attempt_was_answered_the_error_is_that_ones(enrollment: Enrollment, nexi: Nexi, before: int) -> None:
     nexi.next = [*[UNANSWERED] * before, DOWN, *[UNANSWERED] * 9]

@@ -227,6 +227,42 @@ class TestWhatItCosts:
         assert environment.enroll(MARIO) == "201"
 
 
+class TestAnotherKey:
+    """The set begins with a key that Nexi cannot decrypt with."""
+
+    @pytest.fixture
+    def stray(self, new_world: Callable[..., World]) -> World:
+        world = new_world()
+        world.nexi.stray_keys = [world.all_keys[3].as_dict(private=False)]
+        return world
+
+    def test_the_second_key_is_tried_once_and_remembered(self, stray: World) -> None:
+        environment = Environment(stray)
+        assert [environment.enroll(), environment.enroll(), environment.enroll(ANNA)] == ["201"] * 3
+        # The first enrollment: refused, refused after renewing, accepted. Then one call each.
+        assert stray.nexi.calls[PAR_PATH] == 5
+
+    def test_a_key_of_the_next_rank_is_tried(self, stray: World) -> None:
+        unlabelled = stray.all_keys[0].as_dict(private=True)
+        del unlabelled["use"]
+        stray.nexi.keys = [RSAKey.import_key(unlabelled)]
+        assert Environment(stray).enroll() == "201"
+        assert stray.nexi.calls[PAR_PATH] == 3
+
+    def test_a_key_for_signatures_comes_last(self, stray: World) -> None:
+        stray.nexi.stray_keys[0]["use"] = "sig"
+        assert Environment(stray).enroll() == "201"
+        assert stray.nexi.calls[PAR_PATH] == 1
+
+    def test_a_key_that_worked_is_not_doubted(self, new_world: Callable[..., World]) -> None:
+        world = new_world()
+        (environment,) = warm(world, 1)
+        before = world.nexi.calls[PAR_PATH]
+        assert environment.enroll(LUCA) == "nexi_rejected"
+        assert environment.enroll(LUCA) == "nexi_rejected"
+        assert world.nexi.calls[PAR_PATH] - before <= 4
+
+
 class TestOutage:
     def test_after_ten_minutes_all_environments_succeed_within_eleven_seconds(
         self, new_world: Callable[..., World]
