@@ -677,13 +677,13 @@ class TestSecretsManager:
         ("code", "error", "found", "remedy"),
         [
             ("ResourceNotFoundException", SecretMissingError, "does not exist or has no current value", "store it"),
-            ("InvalidRequestException", SecretMissingError, "does not exist or has no current value", "store it"),
+            ("InvalidRequestException", SecretMissingError, "is marked for deletion", "restore-secret --secret-id"),
             ("AccessDeniedException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
             ("DecryptionFailure", MisconfiguredError, "cannot be read", "kms:Decrypt"),
             ("ValidationException", MisconfiguredError, "cannot be read", "secretsmanager:GetSecretValue"),
             ("InternalServiceError", BackendUnavailableError, "Secrets Manager failed", "service health"),
             ("ThrottlingException", BackendUnavailableError, "Secrets Manager failed", "service health"),
-            ("ExpiredTokenException", SoftposError, "Secrets Manager failed", "service health"),
+            ("ExpiredTokenException", BackendUnavailableError, "Secrets Manager failed", "service health"),
         ],
     )
     @pytest.mark.parametrize("variable", ["APPLICATION_SECRET_ID", "CERTIFICATE_SECRET_ID"])

@@ -224,7 +224,7 @@ class TestWhatDynamodbFailsWith:
             ("InternalServerError", BackendUnavailableError, "DynamoDB failed for TERMINALS_TABLE"),
             ("ProvisionedThroughputExceededException", RegistryBusyError, "DynamoDB throttles TERMINALS_TABLE"),
             ("ThrottlingException", RegistryBusyError, "DynamoDB throttles TERMINALS_TABLE"),
-            ("ExpiredTokenException", SoftposError, "DynamoDB failed for TERMINALS_TABLE"),
+            ("ExpiredTokenException", BackendUnavailableError, "DynamoDB failed for TERMINALS_TABLE"),
         ],
     )
     @pytest.mark.parametrize(
@@ -1150,7 +1150,7 @@ class TestTryingAgain(OffTheWire):
             pytest.param(cancelled("ItemCollectionSizeLimitExceeded"), id="size"),
             pytest.param(cancelled("None"), id="no-reason"),
             pytest.param(cancelled(), id="no-reasons"),
-            pytest.param(failed("TransactWriteItems", "ExpiredTokenException"), id="not-cancelled-at-all"),
+            pytest.param(failed("TransactWriteItems", "UnknownOperationException"), id="not-cancelled-at-all"),
         ],
     )
     def test_anything_else_is_a_failure_at_once(

@@ -6,6 +6,7 @@ our other imports together.
 
 import functools
 import re
+import time
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from softpos.deadline import within_deadline
@@ -75,7 +76,11 @@ def _client(service: str, hasty: bool) -> Any:
 
 
 class _WithinDeadline:
-    """A client whose calls end at the applied deadline. botocore's timeouts are fixed when a client is made."""
+    """A client whose calls end at the applied deadline. botocore's timeouts are fixed when a client is made.
+
+    A call that fails in signing or in credentials is made once more: after a thaw, the first one may be signed with the
+    time or the credentials of before, and botocore does not retry it.
+    """
 
     def __init__(self, service: str, client: Any) -> None:
         self._service = service
@@ -85,7 +90,18 @@ class _WithinDeadline:
         member = getattr(self._client, name)
         if not callable(member):
             return member
-        return lambda **arguments: within_deadline(f"{self._service} {name}", lambda: member(**arguments))
+        what = f"{self._service} {name}"
+
+        def call(**arguments: Any) -> Any:
+            try:
+                return within_deadline(what, lambda: member(**arguments))
+            except Exception as error:
+                if error_code(error) not in _SIGNING:
+                    raise
+            time.sleep(_SIGNING_PAUSE_SECONDS)
+            return within_deadline(what, lambda: member(**arguments))
+
+        return call
 
 
 @functools.cache
@@ -111,9 +127,24 @@ def failure(what: str, error: Exception) -> SoftposError:
 
     code = error_code(error)
     message, remedy = f"{what} ({code})", "see the cause and AWS's service health"
-    if isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError) or _PASSING.search(code):
+    passing = _PASSING.search(code) or code in _SIGNING
+    if passing or isinstance(error, exceptions.ConnectionError | exceptions.HTTPClientError):
         return BackendUnavailableError(message, remedy)
     return SoftposError(message, remedy)
 
+
+_SIGNING = frozenset(
+    {
+        "CredentialRetrievalError",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "MetadataRetrievalError",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    }
+)
+_SIGNING_PAUSE_SECONDS = 0.2
 
 _PASSING = re.compile("^Internal|Unavailable|Throttling|TooManyRequests")

@@ -152,7 +152,12 @@ def read_secret(
         answer = secrets.get_secret_value(SecretId=secret_id, **label)
     except ClientError as error:
         code = error_code(error)
-        if code in ("ResourceNotFoundException", "InvalidRequestException"):
+        if code == "InvalidRequestException":
+            raise SecretMissingError(
+                f"the secret that {variable} names is marked for deletion ({code})",
+                f"aws secretsmanager restore-secret --secret-id {secret_id}",
+            ) from error
+        if code == "ResourceNotFoundException":
             raise SecretMissingError(
                 f"the secret that {variable} names does not exist or has no {stage} value ({code})",
                 "store it in Secrets Manager, in this account and region, under the name that the stack gave it",
