@@ -1,5 +1,6 @@
 """Who the operator is: out of verified claims alone, and when two spellings of an e-mail are one operator."""
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,17 @@ def is_email(value: Any) -> bool:
         and "@" in value[1:-1]
         and value.isprintable()
         and " " not in value
-        and all(each.isascii() or each.lower() == each or _is_plain_capital(each) for each in value)
+        and all(each.isascii() or _is_plain(each) for each in value)
     )
 
 
 def key(email: str) -> str:
-    """What an operator goes by: the e-mail without regard to case. One key for one operator, given `is_email`."""
+    """Return what an operator goes by: the e-mail without regard to case, in Unicode's composed form (NFC).
+
+    One key for one operator, given `is_email`.
+    """
     # Letter by letter: str.lower() looks at a sigma's neighbours.
-    return "".join(each.lower() for each in email)
+    return "".join(each.lower() for each in unicodedata.normalize("NFC", email))
 
 
 def email_of(claims: Mapping[str, Any]) -> str:
@@ -59,6 +63,8 @@ def point_of_sale_of(claims: Mapping[str, Any], claim: str) -> str:
     return value.strip()
 
 
-def _is_plain_capital(letter: str) -> bool:
+def _is_plain(letter: str) -> bool:
+    """Return whether neither case nor Unicode's composed form makes a letter an ASCII one or somebody else's."""
     small = letter.lower()
-    return len(small) == 1 and not small.isascii() and small.upper() == letter
+    one_capital = len(small) == 1 and not small.isascii() and small.upper() == letter
+    return not unicodedata.normalize("NFC", letter).isascii() and (small == letter or one_capital)
