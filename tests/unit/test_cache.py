@@ -176,6 +176,14 @@ class TestSingleFlight:
         assert LEASE_SECONDS <= clock() - began < LEASE_SECONDS + 1
         assert "sealed" in item(dynamodb)
 
+    def test_a_lease_whose_answer_was_lost_is_ours_when_it_is_asked_for_again(
+        self, dynamodb: Any, clock: Clock
+    ) -> None:
+        """botocore sends a write again when no answer came, though it was done."""
+        table = CacheTable(dynamodb, "cache", clock)
+        assert [table.lease(NAME, "we", None, clock.time) for _ in range(2)] == [True, True]
+        assert not table.lease(NAME, "they", None, clock.time)
+
     def test_a_lease_is_given_back_when_the_fetch_fails(self, dynamodb: Any, clock: Clock) -> None:
         source = Source(clock)
         source.error = NexiRejectedError("no")

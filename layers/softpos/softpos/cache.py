@@ -216,7 +216,8 @@ class CacheTable:
         return self._update(
             name,
             "SET holder = :holder, lease_until = :until, expires_at = if_not_exists(expires_at, :expires)",
-            f"{free} AND {same}",
+            # Ours already: the answer to this very write was lost, and botocore has sent it again.
+            f"({free} OR holder = :holder) AND {same}",
             values,
         )
 
