@@ -39,7 +39,7 @@ class Peer:
         return MutualTlsSession(self.certificate, str(self.bundle))
 
     def nexi(self, answer: bytes | Callable[[Request], bytes] = GOOD, issued: Issued | None = None) -> FakeNexi:
-        """An HTTP server; by default one that is to be trusted and answers well."""
+        """Start an HTTP server; by default a trusted one that answers well."""
         give = answer if callable(answer) else lambda _request: answer
         server = FakeNexi(issued or self.server, self.authority, give)
         self.running.enter_context(server)

@@ -174,7 +174,7 @@ def no_jti_twice(stack: LocalStack) -> Iterator[None]:
 
 class TestConnections:
     @pytest.mark.parametrize("end", ["then-close", "then-reset", "then-half-open"], ids=["fin", "rst", "half-open"])
-    def test_whatever_became_of_the_last_connection_the_next_attempt_succeeds(
+    def test_an_enrollment_after_a_broken_connection_succeeds_at_once(
         self, phone: Phone, stack: LocalStack, end: str
     ) -> None:
         stack.nexi.faults.add(f"par:{end}")

@@ -168,7 +168,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_whatever_bytes_arrive_only_documented_errors_are_raised(seed: int, peer: Peer) -> None:
+def test_random_bytes_raise_documented_errors_alone(seed: int, peer: Peer) -> None:
     chance = random.Random(seed)
 
     def behave(connection: Any) -> None:

@@ -125,24 +125,24 @@ def test_a_retry_after_beyond_the_deadline_is_passed_on_and_spares_nexi(circuit:
 class TestOneOperatorsFailures:
     """PAR fails for an operator, with 500 say, while Nexi is well."""
 
-    def test_they_open_no_circuit(self, circuit: Circuit) -> None:
+    def test_one_operators_failures_open_no_circuit(self, circuit: Circuit) -> None:
         for _ in range(5 * OPEN_AFTER_FAILURES):
             circuit.failed(DOWN, "luca@example.com")
         circuit.admit()
 
-    def test_those_of_two_operators_without_a_success_between_them_do(self, circuit: Circuit) -> None:
+    def test_two_operators_failures_without_a_success_between_open_it(self, circuit: Circuit) -> None:
         for number in range(OPEN_AFTER_FAILURES):
             circuit.failed(DOWN, f"operator-{number % 2}@example.com")
         with pytest.raises(NexiUnavailableError, match="after 5 failures in a row"):
             circuit.admit()
 
-    def test_those_of_two_operators_with_successes_between_them_do_not(self, circuit: Circuit) -> None:
+    def test_two_operators_failures_with_successes_between_do_not(self, circuit: Circuit) -> None:
         for number in range(5 * OPEN_AFTER_FAILURES):
             circuit.failed(DOWN, f"operator-{number % 2}@example.com")
             circuit.answered()
         circuit.admit()
 
-    def test_their_retry_after_binds_nobody_else(self, circuit: Circuit) -> None:
+    def test_one_operators_retry_after_binds_nobody_else(self, circuit: Circuit) -> None:
         error = NexiUnavailableError("busy", retry_after=8)
         circuit.failed(error, "luca@example.com")
         circuit.admit()

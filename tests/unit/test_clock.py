@@ -90,7 +90,7 @@ class TestARefusedCorrection:
     def test_the_alternative_is_our_own_clock(self, misled: NexiClock) -> None:
         assert misled.alternatives(misled.ahead, thorough=False) == [0.0]
 
-    def test_what_nexi_accepted_instead_is_kept_whatever_that_date_says_again(self, misled: NexiClock) -> None:
+    def test_the_clock_that_nexi_accepted_is_kept_while_the_date_stays_wrong(self, misled: NexiClock) -> None:
         misled.accepted(0.0, [misled.ahead])
         misled.learn({"Date": formatdate(NOW + 3601, usegmt=True)})
         assert misled.ahead == 0.0

@@ -1,5 +1,6 @@
 """How often an enrollment tries, and what the circuit is told. Nexi is a script."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from softpos.errors import (
     NexiUnavailableError,
     OutOfTimeError,
     SoftposError,
+    TerminalNotAssignedError,
     TooManyEnrollmentsError,
     UnansweredError,
 )
@@ -132,6 +134,27 @@ def test_the_limit_is_an_operators_and_nexi_hears_nothing_of_what_is_over_it(
         enrollment.enroll("limited@b.c", "device", Deadline(60))
     assert nexi.pushed == 3
     assert enrollment.enroll("a@b.c", "device", Deadline(60)) is PUSHED
+
+
+def test_the_registry_is_read_while_the_limit_is_counted(nexi: Nexi, circuit: Circuit) -> None:
+    both = threading.Barrier(2, timeout=5)
+
+    def held_by(email: str) -> Assignment:
+        both.wait()
+        return Assignment("00012345", "30000001", None, email)
+
+    registry: Any = SimpleNamespace(held_by=held_by)
+    limit: Any = SimpleNamespace(admit=lambda _: both.wait())
+    assert enrollment_of(registry, nexi, limit, circuit).enroll("a@b.c", "device", Deadline(60)) is PUSHED
+
+
+def test_the_registrys_error_goes_before_the_limits(nexi: Nexi, circuit: Circuit) -> None:
+    def refuse(_: str) -> Assignment:
+        raise TerminalNotAssignedError("the operator holds no terminal")
+
+    registry: Any = SimpleNamespace(held_by=refuse)
+    with pytest.raises(TerminalNotAssignedError):
+        enrollment_of(registry, nexi, Limit(0), circuit).enroll("limited@b.c", "device", Deadline(60))
 
 
 @pytest.mark.parametrize("slow", ["registry", "limit"])

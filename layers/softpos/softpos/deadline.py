@@ -62,6 +62,19 @@ def within_deadline(what: str, call: Callable[[], _T]) -> _T:
 
 def bounded(call: Callable[[], _T], seconds: float) -> _T:
     """Return what `call` returns, from a thread of its own. Raises what it raises, or TimeoutError after `seconds`."""
+    return _start(call)(seconds)
+
+
+def side_by_side(one: Callable[[], _T], other: Callable[[], object]) -> _T:
+    """Make two calls at the same time and return what `one` returns. Raises what either raises; `one` goes first."""
+    join = _start(other)
+    result = one()
+    join(None)
+    return result
+
+
+def _start(call: Callable[[], _T]) -> Callable[[float | None], _T]:
+    """Start a call in a thread; return how to wait for it, for so many seconds or until it ends."""
     outcome: list[tuple[Any, BaseException | None]] = []
 
     def run() -> None:
@@ -70,15 +83,18 @@ def bounded(call: Callable[[], _T], seconds: float) -> _T:
         except BaseException as error:  # noqa: BLE001 - raised again, in the thread that waits
             outcome.append((None, error))
 
+    def join(seconds: float | None) -> _T:
+        thread.join(seconds)
+        if not outcome:
+            raise TimeoutError
+        result, error = outcome[0]
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
+    return join
 
 
 def _out_of_time(message: str) -> OutOfTimeError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from softpos import aws, telemetry
 from softpos.cache import cache_table
 from softpos.credentials import credential_store
-from softpos.deadline import Deadline
+from softpos.deadline import Deadline, side_by_side
 from softpos.enrollment.budget import RenewalBudget
 from softpos.enrollment.circuit import Circuit
 from softpos.enrollment.limit import OperatorLimit
@@ -68,11 +68,11 @@ class Enrollment:
     def enroll(
         self, email: str, device_id: str, deadline: Deadline, idempotency_key: str | None = None
     ) -> PushedAuthorization:
-        """A `request_uri` for the terminals that the operator holds, on the device that the SDK named.
+        """Return a `request_uri` for the terminals that the operator holds, on the device that the SDK named.
 
-        Each attempt is a new assertion. Asked again under the same key, gives the same `request_uri`, which counts for
-        no enrollment. Raises SoftposError's family: TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is
-        asked for anything.
+        Each attempt is a new assertion. A repeat under the same key returns the same `request_uri`, and counts for no
+        enrollment. Raises any SoftposError; TerminalNotAssignedError and TooManyEnrollmentsError before Nexi is asked
+        for anything.
         """
         with deadline.applied():
             return self._enroll(email, device_id, deadline, idempotency_key)
@@ -81,14 +81,16 @@ class Enrollment:
         self, email: str, device_id: str, deadline: Deadline, idempotency_key: str | None = None
     ) -> PushedAuthorization:
         deadline.required("the registry")
-        with telemetry.timed("registry"):
-            held = self._registry.held_by(email)
-        telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
         if idempotency_key is not None:
-            # By way of the registry again, which is quick, and not by a second way to enroll.
+            with telemetry.timed("registry"):
+                held = self._registry.held_by(email)
+            telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
+            # Through the registry again, which is quick: a second way to enroll would be slower to read.
             again = functools.partial(self._enroll, email, device_id, deadline)
             return self._idempotency().once(idempotency_key, held, device_id, deadline, again)
-        self._limit.admit(held.operator)
+        with telemetry.timed("registry"):
+            held = side_by_side(lambda: self._registry.held_by(email), lambda: self._limit.admit(email))
+        telemetry.note(point_of_sale=held.point_of_sale, terminal_ids=held.terminal_ids)
         # What went before may have taken all of it, where AWS is slow.
         deadline.required("an assertion")
         try:
@@ -153,13 +155,13 @@ def _most_telling(failures: Sequence[SoftposError]) -> SoftposError:
 
 
 def deadline_within(remaining_millis: int) -> Deadline:
-    """The deadline of an invocation that Lambda lets live for so many milliseconds more."""
+    """Return the deadline of an invocation that Lambda ends in so many milliseconds."""
     return Deadline(min(DEADLINE_SECONDS, remaining_millis / 1000 - _ANSWER_SECONDS))
 
 
 @functools.cache
 def enrollment() -> Enrollment:
-    """The execution environment's enrollment, from its settings. Built on first use; a failure is not cached."""
+    """Return the execution environment's enrollment, from its settings. Built on first use; a failure is not cached."""
     credentials = credential_store()
 
     @functools.cache

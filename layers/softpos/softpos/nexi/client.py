@@ -196,21 +196,21 @@ class Nexi:
         last.link.accepted(last, operator)
 
     def token(self, deadline: Deadline) -> int:
-        """See to it that there is a token: the seconds it may be used for. Raises as `push` does."""
+        """Make sure that there is a token, and return the seconds for which it may be used. Raises as `push` does."""
         token = self._token(self._linked(self._credentials.get()), deadline)
         return max(0, int(token.usable_until - self._now()))
 
     def keys(self, deadline: Deadline) -> "PublishedKeys":
-        """The encryption keys, from the cache while they last. Raises as `push` does."""
+        """Return the encryption keys, from the cache while they last. Raises as `push` does."""
         with deadline.applied(), telemetry.timed("keys"):
             link = self._linked(self._credentials.get())
             keys = link.cache.get(link.keys_name, lambda: self._fetch_keys(link, deadline), deadline)
         return PublishedKeys(published_keys(usable_keys(keys.value)), max(0, int(keys.usable_until - self._now())))
 
     def refresh(self, usable_for: float, deadline: Deadline) -> None:
-        """See to it that token and keys are in the cache and stay usable for so many seconds.
+        """Make sure that token and keys are in the cache and stay usable for so many seconds.
 
-        Phones go on with the old ones meanwhile. Raises as `push` does, having tried both.
+        Phones use the old ones meanwhile. Raises as `push` does, having tried both.
         """
         link = self._linked(self._credentials.get())
         failures = []
@@ -323,7 +323,7 @@ class Nexi:
 
 
 class _Link:
-    """What is built once for a version of the credentials: session, signer, cache, and the key last encrypted to."""
+    """The objects built once for a version of the credentials, and what is known with them."""
 
     def __init__(
         self,
@@ -353,7 +353,7 @@ class _Link:
 
     @functools.cached_property
     def signer(self) -> "Key":
-        """Made when the first assertion is: not every function signs, or may."""
+        """Signer of the assertion, built with the first one: not every function signs, or may."""
         return self._new_signer(self.credentials.certificate)
 
     def secrets(self) -> tuple[str, ...]:
@@ -391,7 +391,7 @@ class _Link:
 
 @functools.cache
 def channel() -> Nexi:
-    """The execution environment's channel, from its settings. Built on first use; a failure is not cached."""
+    """Return the execution environment's channel, from its settings. Built on first use; a failure is not cached."""
     configured = settings()
     key_id = configured.signing_key_id
     if key_id is None:

@@ -24,7 +24,7 @@ _ENCRYPTING = {"encrypt", "wrapkey"}
 
 @dataclass(frozen=True, slots=True)
 class EncryptionKey:
-    """A usable key of the set, checked by us and not by whoever parsed the JSON.
+    """A usable key of the set, with numbers that this module has checked.
 
     `rank` 0 is the best; `label` says what its members say against it, for the log.
     """
