@@ -20,12 +20,12 @@ These are no tests: nothing fails when a target is missed. What is guarded is in
 MISSED = """\
 ## What is missed, and why
 
-- **A warm enrollment, AWS answering at once.** Most of what the handler takes over the script is botocore's, for two
-  calls of DynamoDB, and next comes requests (the row says how much). A DynamoDB client of our own, Signature Version 4
-  over a kept connection, was tried: the row came to 1.2 ×. It is not in the product. What it would save, three
-  milliseconds of a processor, nobody waits for beside Nexi's hundreds; renewed credentials, retries and endpoints would
-  be ours to keep right instead. What could be left out of botocore's calls is: one user agent, no look through the
-  arguments, no account's endpoint.
+- **A warm enrollment, AWS answering at once.** What the handler takes over the script is botocore's work for two calls
+  of DynamoDB, and a connection of its own for the PAR ([its row](#connection) says how much, and
+  [security.md](security.md) why). A DynamoDB client of our own was tried when Nexi's connection was still kept: the row
+  came to 1.2 ×. It is not in the product. It would save three milliseconds of a processor, beside Nexi's hundreds, and
+  renewed credentials, retries and endpoints would be ours to keep right instead. botocore's calls go without what can
+  be left out: one user agent, no look through the arguments, no account's endpoint.
 - **Init and first enrollment, like for like.** As it ships against what `sam build` makes of the naive handler, both
   are met: the layers bring bytecode, and of botocore's description of AWS four services. Were the naive handler's
   packages compiled, too, what is left is mostly the import of boto3, which both need, and of requests and cryptography,
