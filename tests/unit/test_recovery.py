@@ -156,6 +156,17 @@ def test_a_cause_while_the_date_header_is_wrong_is_cured(cause: str, new_world: 
     assert environment.enroll() == "201"
 
 
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_cause_while_our_clock_is_ahead_is_cured(cause: str, new_world: Callable[..., World]) -> None:
+    """The correction that Nexi accepted serves on when the Date header goes wrong."""
+    world = new_world()
+    world.nexi.offset = -8.0
+    (environment,) = warm(world, 1)
+    world.now += 60
+    CAUSES[cause](world)
+    assert environment.enroll() == "201"
+
+
 class TestWhatItCosts:
     def test_one_operator_refused_ten_times_pays_for_one_renewal(self, new_world: Callable[..., World]) -> None:
         world = new_world()
@@ -209,6 +220,28 @@ class TestWhatItCosts:
         spent = world.nexi.calls - before
         assert outcomes.count("201") >= (236 if table_fails else 238)
         assert spent[TOKEN_PATH] <= (4 * 7 if table_fails else 14)
+
+    @pytest.mark.parametrize("failures", [1, 2])
+    def test_a_renewal_that_failed_is_tried_again(
+        self, failures: int, new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Once at once, then by the next enrollment: a token endpoint that stumbles must not cost a minute."""
+        world = new_world()
+        (environment,) = warm(world, 1)
+        world.now += 5
+        world.revoke_tokens()
+        answer, left = world.nexi._answer, [failures]
+
+        def stumbling(path: str, *arguments: Any, **request: Any) -> Any:
+            found = answer(path, *arguments, **request)
+            if path != TOKEN_PATH or not left[0]:
+                return found
+            left[0] -= 1
+            return type(found)(503, {}, b"")
+
+        monkeypatch.setattr(world.nexi, "_answer", stumbling)
+        outcomes = [environment.enroll(), environment.enroll()]
+        assert outcomes == (["201", "201"] if failures == 1 else ["nexi_rejected", "201"])
 
     def test_nothing_is_dropped_when_its_replacement_fails_to_come(
         self, new_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch

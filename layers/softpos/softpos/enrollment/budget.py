@@ -62,6 +62,10 @@ class RenewalBudget:
         return f"{what}#{mark}", float((window + 1) * seconds)
 
 
+class BudgetUsedUpError(NexiUnavailableError):
+    """When refusals have paid for enough renewals for the moment."""
+
+
 class Payment:
     """Pays for the renewals of one enrollment: the operator's counter first, then the one that all share.
 
@@ -70,23 +74,29 @@ class Payment:
 
     def __init__(self, budget: RenewalBudget, operator: str) -> None:
         self.trusted = False
-        """Whether the operator's own counter is enough."""
+        """Whether the operator was served with what is renewed: that is evidence that it changed, and pays for once."""
         self._budget = budget
         self._operator = operators.key(operator)
         self._own: str | None = None
         self._shared: list[str] = []
 
     def __call__(self, what: str) -> None:
-        """Pay for renewing `what`. Raises NexiUnavailableError when the budget is used up."""
+        """Pay for renewing `what`. Raises BudgetUsedUpError."""
+        if self.trusted:
+            return
         own = self._own or self._budget.take("renewal", self._operator, OPERATOR_SECONDS)
-        shared = self._budget.take("renewal", what, SHARED_SECONDS) if own and not self.trusted else own
+        shared = self._budget.take("renewal", what, SHARED_SECONDS) if own else None
         if own is None or shared is None:
             if own is not None and self._own is None:
                 self._budget.give_back(own)
-            raise NexiUnavailableError("the budget for renewals after refusals is used up for the moment")
+            raise BudgetUsedUpError("the budget for renewals after refusals is used up for the moment")
         self._own = own
-        if not self.trusted:
-            self._shared.append(shared)
+        self._shared.append(shared)
+
+    def renewal_failed(self) -> None:
+        """Give back what is the operator's own, so that the next enrollment may try again, as often as all may."""
+        self._budget.trust_again(self._operator)
+        self._own = None
 
     def refund(self) -> None:
         """Give everything back: the operator has been served."""

@@ -6,7 +6,7 @@ keys are renewed, within a budget. Last, another key of the set is tried. Each r
 
 from softpos import telemetry
 from softpos.deadline import Deadline
-from softpos.enrollment.budget import RenewalBudget
+from softpos.enrollment.budget import BudgetUsedUpError, RenewalBudget
 from softpos.errors import CredentialsRefusedError, NexiFailedError, NexiRejectedError, SoftposError, UnansweredError
 from softpos.nexi.client import Attempt, Nexi, Plan
 from softpos.nexi.clock import differ
@@ -77,7 +77,13 @@ class Recovery:
         self._sought_renewal = True
         # An operator who was served with this very token and these keys is evidence that they changed.
         self._payment.trusted = last.link.served(last, self._operator) and not server_error
-        self._renewed = self._nexi.renew(last, deadline, self._payment)
+        try:
+            self._renewed = self._nexi.renew(last, deadline, self._payment)
+        except BudgetUsedUpError:
+            return False
+        except SoftposError:
+            self._payment.renewal_failed()
+            return False
         if self._renewed:
             # With a new token and new keys, each clock deserves another chance.
             self._refused_clocks = []

@@ -15,7 +15,7 @@ from softpos import aws, telemetry
 from softpos.cache import Cache, CacheTable, Entry, cache_table
 from softpos.credentials import Certificate, Credentials, CredentialStore, credential_store
 from softpos.deadline import Deadline
-from softpos.errors import MisconfiguredError, SoftposError
+from softpos.errors import MisconfiguredError, NexiTimeoutError, NexiUnavailableError, SoftposError
 from softpos.nexi import assertion
 from softpos.nexi.clock import NexiClock
 from softpos.nexi.jwks import EncryptionKey, published_keys, usable_keys
@@ -162,10 +162,12 @@ class Nexi:
         """Renew token and keys that a refused attempt used; return whether one of them has changed.
 
         What another environment has renewed costs nothing. Otherwise one environment fetches, after `pay` with `token`
-        or `keys`, which may raise SoftposError. What cannot be renewed serves on, and the log line says why.
+        or `keys`, which may raise SoftposError. What cannot be renewed serves on, and the log line says why. Raises the
+        last such error if nothing could be renewed.
         """
         link = last.link
-        renewed, failed = [], {}
+        renewed: list[str] = []
+        failed: dict[str, SoftposError] = {}
         for what, name, used, fetch in (
             ("token", link.token_name, last.token, self._fetch_token),
             ("keys", link.keys_name, last.keys, self._fetch_keys),
@@ -177,7 +179,11 @@ class Nexi:
                     telemetry.count("TokenDropped")
                 else:
                     telemetry.count("KeysFetchedAfterRefusal")
-                return fetch(link, deadline)
+                try:
+                    return fetch(link, deadline)
+                except (NexiUnavailableError, NexiTimeoutError):
+                    # Once more at once: without a renewal, the enrollment is over.
+                    return fetch(link, deadline)
 
             def newer(entry: Entry, used: Entry = used) -> bool:
                 return entry.version != used.version and entry.fetched_at >= used.fetched_at
@@ -186,8 +192,11 @@ class Nexi:
                 if link.cache.get(name, paid_fetch, deadline, fit=newer).value != used.value:
                     renewed.append(what)
             except SoftposError as error:
-                failed[what] = str(error)
-        telemetry.note(renewed=renewed, **({"renewal_failed": failed} if failed else {}))
+                failed[what] = error
+        told = {"renewal_failed": {what: str(error) for what, error in failed.items()}} if failed else {}
+        telemetry.note(renewed=renewed, **told)
+        if failed and not renewed:
+            raise list(failed.values())[-1]
         return bool(renewed)
 
     def accepted(self, last: Attempt, operator: str, refused_clocks: list[float]) -> None:

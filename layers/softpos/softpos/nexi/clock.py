@@ -64,7 +64,7 @@ class NexiClock:
             telemetry.gauge("ClockAhead", ahead)
 
     def alternatives(self, used: float, *, thorough: bool) -> list[float]:
-        """Return other corrections that may be right where `used` was refused: the last Date's, and none.
+        """Return other corrections that may be right where `used` was refused: the last Date's, the accepted one, none.
 
         Where a Date was refuted before, its error may have stayed: then our clock is off by what has changed since.
 
@@ -73,6 +73,7 @@ class NexiClock:
         """
         doubtful = self._accepted is None or differ(used, self._accepted)
         found = [self._seen] if thorough or not self._is_refuted(self._seen) else []
+        found += [self._accepted] if self._accepted is not None else []
         found += [0.0] if thorough or doubtful else []
         if self._accepted is not None and self._refuted is not None:
             found.append(self._accepted + self._seen - self._refuted)
